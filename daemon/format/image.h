@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The adapter image: the device-ready form of one adapter, as it lies in the store and in memory. See image.c.
+ *
+ * An image is a payload of whole 4 KiB pages, cut into chunks for the store. Each stored chunk is one LMDB value: a header
+ * of 4,080 bytes (so that the payload starts on a page of the file) and up to IMAGE_CHUNK_PAYLOAD bytes of payload. A load
+ * reads the payloads of all chunks back to back into one contiguous run of memory.
+ *
+ * Payload: struct image_module [n_modules] (module table, offsets from the payload's start), then the matrices, layer by
+ * layer. A of a module is [rank][in], B is stored transposed as [rank][out]: both are `rank` long rows, so that rank is
+ * never padded, yet each row starts on 64 bytes (PEFT's [out][rank] rows of a rank-8 bf16 adapter would be 16 bytes).
+ */
+#ifndef LORAD_FORMAT_IMAGE_H
+#define LORAD_FORMAT_IMAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/base/error.h"
+
+#define IMAGE_PAGE 4096u
+#define IMAGE_HEADER_BYTES 4080u
+#define IMAGE_VALUE_BYTES (4194304u - 16u)                           /* one chunk: exactly 1,024 pages of the store */
+#define IMAGE_CHUNK_PAYLOAD (IMAGE_VALUE_BYTES - IMAGE_HEADER_BYTES) /* 1,023 pages */
+#define IMAGE_LAYOUT_VERSION 1u
+#define IMAGE_CHUNKS_MAX 960u
+#define IMAGE_DIGEST_BYTES 32u
+
+enum image_kind { IMAGE_KIND_LORA = 1 };
+enum image_result { IMAGE_OK, IMAGE_E_INVALID };
+
+/* The base model's shape, recorded so that an image is never put on another one. */
+struct image_geometry {
+	uint32_t n_layers, hidden, intermediate, n_heads, n_kv_heads, head_dim, vocab;
+};
+
+struct image_module {
+	uint32_t module;              /* kern_module(layer, m); n_layers * 7: the output head */
+	uint16_t rank;
+	uint8_t dtype, unused;        /* enum kern_dtype: F32, F16 or BF16 */
+	uint32_t in, out;
+	float scale;                  /* alpha / rank or alpha / sqrt(rank), never folded into the numbers */
+	uint32_t zero;
+	uint64_t a_offset, b_offset;  /* bytes from the payload's start; rows at kern_lora_stride() */
+};
+
+/* The first bytes of every stored chunk; little-endian, fixed offsets (asserted in image.c). Rest of 4,080: zero. */
+struct image_header {
+	char magic[8];                /* "LORADIMG" */
+	uint32_t layout_version, kind;
+	uint8_t digest[IMAGE_DIGEST_BYTES];
+	uint64_t payload_bytes;       /* of the whole image, a multiple of 4,096 */
+	uint32_t chunk, n_chunks;     /* number of this one, and of all */
+	uint32_t n_modules, max_rank;
+	struct image_geometry geometry;
+	uint32_t header_crc;          /* crc32c of this header with this field 0 */
+	uint32_t chunk_crc[IMAGE_CHUNKS_MAX]; /* crc32c of every chunk's payload; in chunk 0 only, else 0 */
+};
+
+uint32_t crc32c(uint32_t crc, const void *data, size_t bytes);
+void image_header_seal(struct image_header *header);
+int image_header_check(const void *value, size_t bytes, const struct image_header **ret, struct diag *diag);
+size_t image_chunk_bytes(const struct image_header *header, uint32_t chunk);
+
+/* Checks the module table of a whole payload against the model's shape; *ret points into the payload. */
+int image_modules(const void *payload, const struct image_header *header, const struct image_module **ret,
+		  struct diag *diag);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* The adapter store: LMDB index (names -> digests -> records) and images (chunks). See store.c. */
+#ifndef LORAD_STORE_STORE_H
+#define LORAD_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/base/error.h"
+#include "daemon/format/image.h"
+
+struct store;
+
+enum store_result {
+	STORE_OK,
+	STORE_E_NOT_FOUND,
+	STORE_E_EXISTS,    /* the name has other content */
+	STORE_E_SAME,      /* the name has this content already */
+	STORE_E_BUSY,      /* another daemon holds the store */
+	STORE_E_FULL,      /* the disk or the map */
+	STORE_E_CORRUPT,
+	STORE_E_INVALID,   /* what lies there is no store of ours */
+};
+
+#define STORE_NAME_MAX 128
+
+struct store_digest {
+	uint8_t bytes[IMAGE_DIGEST_BYTES];
+};
+
+/* What the index knows of one version; the images lie beside it. Fixed size, stored as it is, version first. */
+struct store_record {
+	uint32_t version, kind;
+	struct store_digest digest;
+	uint64_t payload_bytes;
+	uint32_t n_chunks, n_modules, max_rank, unused;
+	struct image_geometry geometry;
+	uint32_t config_bytes;       /* of the source's adapter_config.json, kept verbatim for export */
+	uint64_t imported_at;        /* seconds since 1970 */
+};
+
+int store_open(struct store **ret, const char *directory, struct diag *diag);
+struct store *store_close(struct store *store);
+const char *store_data_path(const struct store *store); /* data.mdb */
+
+bool store_name_valid(const char *name);
+void store_digest_hex(const struct store_digest *digest, char hex[65]);
+
+int store_find(struct store *store, const char *name, struct store_digest *ret_digest, struct store_record *ret_record);
+int store_record(struct store *store, const struct store_digest *digest, struct store_record *ret);
+int store_config(struct store *store, const struct store_digest *digest, char **ret, size_t *ret_bytes);
+int store_each(struct store *store,
+	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata);
+
+/*
+ * Import: begin opens nothing; add collects chunks into memory or short transactions; commit makes name -> digest and
+ * the image appear at once. No write transaction is open while a client's bytes are read.
+ */
+int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
+	      const void *payload, struct diag *diag);
+int store_remove(struct store *store, const char *name);
+int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag); /* every byte; slow */
+
+/* A pinned snapshot with the place of every chunk in data.mdb; hold it until the last read is done. */
+struct store_snapshot;
+
+struct store_chunk {
+	const uint8_t *value;   /* the mapped value, header first */
+	uint64_t file_offset;   /* of the payload in data.mdb, page-aligned; 0: unknown, use the map */
+	uint32_t bytes;         /* of the payload */
+};
+
+int store_snapshot_open(struct store *store, const struct store_digest *digest, struct store_snapshot **ret);
+struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot);
+const struct image_header *store_snapshot_header(const struct store_snapshot *snapshot);
+uint32_t store_snapshot_chunks(const struct store_snapshot *snapshot, const struct store_chunk **ret);
+
+#endif

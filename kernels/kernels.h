@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The compute interface: one backend is two const tables, what a device can do with memory (struct kern_device_ops) and
+ * what it can compute (struct kern_ops). Everything above speaks only to these tables.
+ *
+ * Model
+ * - Every pointer in an argument block is a device address. On a CPU these are plain pointers.
+ * - An op is a pure function of (arguments, part i of n): the caller runs all parts, in any order and on any threads,
+ *   and starts the next op once all have returned. Parts write disjoint outputs. Ops neither allocate, lock, log nor
+ *   fail: what could fail was checked before the step began.
+ * - Rows are the tokens of a step, of many requests at once. The result of a row depends on that row's own inputs
+ *   only, bit for bit: never on how many rows share the step, on their order, or on the number of parts.
+ * - All activations are f32, row-major, rows next to each other: x is [rows][width].
+ * - Shapes in comments: n rows, d hidden size, h heads, k KV heads, e head size, v vocabulary, r rank.
+ */
+#ifndef LORAD_KERNELS_H
+#define LORAD_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's blocks of 32 (kernels/quant.h) */
+	KERN_F32,
+	KERN_F16,
+	KERN_BF16,
+	KERN_Q8_0,
+	KERN_Q4_0,
+	KERN_Q4_1,
+	_KERN_DTYPE_N,
+};
+
+enum kern_precision { /* what products of activations and weights are made in; sums are f32 (int8: i32 per block of 32) */
+	KERN_PRECISION_F32,  /* exact path: weights decoded to f32 */
+	KERN_PRECISION_BF16, /* weights and activations rounded to bf16 */
+	KERN_PRECISION_INT8, /* quantised weights as they are x int8 activations; other weights as BF16 */
+	_KERN_PRECISION_N,
+};
+
+enum kern_isa { KERN_ISA_SCALAR, KERN_ISA_AVX2, KERN_ISA_AVX512, KERN_ISA_VNNI, KERN_ISA_BF16, _KERN_ISA_N };
+
+/* A matrix as its file stores it: rows = outputs, columns = inputs (Hugging Face's orientation). */
+struct kern_matrix {
+	enum kern_dtype dtype;
+	uint32_t rows, cols;
+	uint32_t permuted_head; /* 0, or e: llama.cpp's converter interleaved the halves of each head's e rows; undo it */
+	const void *data;       /* rows * kern_row_bytes(dtype, cols) bytes, any alignment */
+};
+
+/* A matrix as the backend wants it. Filled by weight_plan(), contents by weight_pack(). */
+struct kern_weight {
+	uint32_t rows, cols;
+	uint8_t layout;   /* the backend's own name for what lies at data */
+	uint8_t activation; /* the backend's own name for the encoding its inputs need, see activate */
+	size_t bytes;     /* device bytes to allocate for data; 0: used in place, data = the matrix's own bytes */
+	void *data;
+	void *handle;     /* the backend's own (a library's primitive), released by weight_release() */
+};
+
+/* ---- what a step is about: one block in device memory, written by the host before the step ---- */
+
+struct kern_seq { /* one request's share of the step */
+	uint32_t first_row, n_rows;
+	uint32_t first_position; /* position of its first row; keys 0..position are seen by a row */
+	uint32_t block_index;    /* its first entry in kern_step.kv_block */
+};
+
+/* One low-rank pair: y += scale * (x A^T) B, A [rank][in], B [rank][out] (B is stored transposed, see image.h). */
+struct kern_lora {
+	const void *a, *b;     /* rows at strides of kern_lora_stride(); NULL: this module is not adapted */
+	float scale;
+	uint16_t rank;
+	uint8_t dtype;         /* enum kern_dtype: F32, F16 or BF16 */
+	uint8_t unused;
+};
+
+/* Rows [first_row, first_row + n_rows) get one adapter, at scale. A sum of adapters is several segments on the same rows. */
+struct kern_segment {
+	uint32_t first_row, n_rows;
+	const struct kern_lora *modules; /* by module number, see kern_module() */
+	float scale;                     /* the request's own factor */
+	uint32_t scratch_row;            /* where its x A^T goes: scratch row scratch_row + (row - first_row) */
+};
+
+struct kern_sampling {
+	float temperature; /* 0: greedy */
+	float top_p, min_p, repetition_penalty;
+	uint32_t top_k;    /* 0: off */
+	uint32_t n_top;    /* how many of the most probable tokens to report, <= KERN_TOP_MAX */
+	uint64_t seed;
+	uint32_t draw;     /* number of this draw in its request: Philox is keyed by (seed, draw) */
+	int32_t target;    /* >= 0: do not draw, report this token's log-probability (score) */
+	uint32_t n_seen;   /* distinct tokens seen so far, for the repetition penalty */
+	const uint32_t *seen;
+};
+
+#define KERN_TOP_MAX 64
+
+struct kern_result {
+	uint32_t token;
+	float logprob;  /* natural logarithm, of the plain logits */
+	uint32_t top_token[KERN_TOP_MAX];
+	float top_logprob[KERN_TOP_MAX];
+};
+
+struct kern_step {
+	uint32_t n_rows, n_seqs, n_segments, n_outputs;
+	const uint32_t *token;            /* [n_rows] */
+	const uint32_t *position;         /* [n_rows] */
+	const struct kern_seq *seq;       /* [n_seqs], by first_row, covering all rows */
+	void *const *kv_block;            /* block addresses of all sequences, in order of position */
+	const struct kern_segment *segment; /* [n_segments], by first_row */
+	const uint32_t *output_row;       /* [n_outputs] the rows whose logits are wanted */
+	const struct kern_sampling *sampling; /* [n_outputs] */
+	struct kern_result *result;       /* [n_outputs], written by sample */
+};
+
+/* Where keys and values lie inside one KV block: [layer][key|value][KV head][token of block][e]. */
+struct kern_kv_layout {
+	enum kern_dtype dtype; /* F32 or BF16 */
+	uint32_t block_tokens;
+	uint32_t n_kv_heads, head_dim;
+	size_t layer_bytes;    /* from one layer to the next: keys, then values */
+};
+
+/* ---- argument blocks, one per op ---- */
+
+struct kern_embed { /* x[i] = table[token[i]] */
+	const struct kern_weight *table; /* v x d */
+	const struct kern_step *step;
+	float *x;                        /* [n][d] */
+};
+
+struct kern_rms_norm { /* y[i] = x[row[i]] / rms(x[row[i]]) * gain */
+	const float *x, *gain; /* [.][d], [d] */
+	const uint32_t *row;   /* [n], or NULL: row i is i */
+	uint32_t n, d;
+	float eps;
+	float *y;              /* [n][d] */
+};
+
+struct kern_activate { /* encode activations as the weights that follow want them (f32 layouts: nothing to do) */
+	const float *x;        /* [n][cols] */
+	uint32_t n, cols;
+	uint8_t activation;    /* kern_weight.activation */
+	void *to;              /* n * activation_bytes(activation, cols) bytes, 64-byte aligned */
+};
+
+struct kern_matmul { /* y = x W^T, or y += x W^T */
+	const struct kern_weight *w;
+	const float *x;        /* [n][cols] */
+	const void *activated; /* the same rows after activate */
+	uint32_t n;
+	bool accumulate;
+	float *y;              /* [n][rows] */
+};
+
+struct kern_lora_shrink { /* scratch[s.scratch_row + i] = x[i] A^T, for all segments */
+	const struct kern_step *step;
+	uint32_t module;
+	const float *x;        /* [n][in] */
+	uint32_t in;
+	uint32_t scratch_width; /* >= the largest rank of the step */
+	float *scratch;        /* [scratch rows][scratch_width] */
+};
+
+struct kern_lora_expand { /* y[i] += segment scale * module scale * scratch[..] B, segments in order */
+	const struct kern_step *step;
+	uint32_t module;
+	const float *scratch;
+	uint32_t scratch_width;
+	uint32_t out;
+	float *y;              /* [n][out] */
+};
+
+struct kern_rope { /* rotate pairs (i, i + e/2) of every head by position * inv_freq[i] (Hugging Face's order) */
+	const struct kern_step *step;
+	const float *inv_freq; /* [e/2] */
+	uint32_t n_heads, head_dim;
+	float *x;              /* [n][heads][e] */
+};
+
+struct kern_kv_write { /* store the step's keys and values at their positions */
+	const struct kern_step *step;
+	const struct kern_kv_layout *kv;
+	uint32_t layer;
+	const float *k, *v;    /* [n][k][e] */
+};
+
+struct kern_attention { /* causal attention of each row over its sequence's blocks, softmax(q k / sqrt(e)) v */
+	const struct kern_step *step;
+	const struct kern_kv_layout *kv;
+	uint32_t layer, n_heads;
+	const float *q;        /* [n][h][e] */
+	float *y;              /* [n][h][e] */
+};
+
+struct kern_swiglu { /* y = silu(gate) * up */
+	const float *gate, *up; /* [n][width] */
+	uint32_t n, width;
+	float *y;              /* [n][width] */
+};
+
+struct kern_sample { /* one draw or score per output row */
+	const struct kern_step *step;
+	uint32_t first, n;     /* outputs [first, first + n) of the step */
+	uint32_t vocab;
+	float *logits;         /* [n][v]; overwritten */
+};
+
+typedef void kern_op(const void *args, unsigned part, unsigned n_parts);
+
+struct kern_ops { /* each takes the argument block of its name */
+	kern_op *embed, *rms_norm, *activate, *matmul, *lora_shrink, *lora_expand, *rope, *kv_write, *attention, *swiglu,
+		*sample;
+};
+
+/* ---- memory ---- */
+
+struct kern_device;
+
+struct kern_device_ops {
+	int (*open)(struct kern_device **ret, unsigned number);
+	struct kern_device *(*close)(struct kern_device *device);
+	/* Device memory. Where the device shares memory with the host, host (if not NULL) itself becomes it: no copy. */
+	int (*alloc)(struct kern_device *device, void *host, size_t bytes, void **ret);
+	void (*free)(struct kern_device *device, void *p, size_t bytes);
+	int (*register_host)(struct kern_device *device, void *p, size_t bytes); /* as a source of fast copies */
+	int (*copy_async)(struct kern_device *device, void *to, const void *from, size_t bytes);
+	int (*fence)(struct kern_device *device); /* wait for all copies and ops so far */
+
+	/* plan: choose layout and size for a matrix. pack: fill data, in parts like an op. Both once, at load. */
+	int (*weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
+			   struct kern_weight *ret);
+	void (*weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts);
+	void (*weight_release)(struct kern_weight *w); /* the handle, not data */
+	size_t (*activation_bytes)(uint8_t activation, uint32_t cols); /* of one row; 0: plain f32 is used */
+};
+
+struct kern_backend {
+	const char *name;
+	const struct kern_device_ops *device;
+	const struct kern_ops *ops;
+};
+
+extern const struct kern_backend kern_ref; /* the scalar truth, see ref.c */
+
+/* The CPU backend of an instruction set. kern_cpu_best(): the most this machine has. NULL: the machine lacks it. */
+const struct kern_backend *kern_cpu(enum kern_isa isa);
+enum kern_isa kern_cpu_best(void);
+extern const char *const kern_isa_names[_KERN_ISA_N];
+
+/* Modules of a layer an adapter may change, in the order of struct kern_lora tables; the output head comes last. */
+enum kern_module { KERN_Q, KERN_K, KERN_V, KERN_O, KERN_GATE, KERN_UP, KERN_DOWN, _KERN_MODULE_N };
+
+static inline uint32_t kern_module(uint32_t layer, enum kern_module module)
+{
+	return layer * _KERN_MODULE_N + (uint32_t)module;
+}
+
+size_t kern_row_bytes(enum kern_dtype dtype, uint32_t cols);  /* 0: cols is no multiple of the block */
+size_t kern_dtype_bytes(enum kern_dtype dtype);               /* of one F32, F16 or BF16 number, else 0 */
+
+/* Rows of A and B are 64-byte aligned: bytes from one to the next. */
+static inline size_t kern_lora_stride(enum kern_dtype dtype, uint32_t width)
+{
+	return (kern_dtype_bytes(dtype) * width + 63) / 64 * 64;
+}
+
+#endif
