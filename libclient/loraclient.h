@@ -82,6 +82,14 @@ int lc_connect(lc_connection **connection, const char *path, lc_event_fn event, 
 void lc_disconnect(lc_connection *connection);
 const char *lc_error_text(const lc_connection *connection);
 
+struct lc_model { /* the base model, as the daemon said when the connection was made */
+	uint32_t context;              /* most tokens of one request, prompt and answer together */
+	uint32_t vocab;                /* token ids are 0 .. vocab - 1 */
+	uint32_t plain_first, n_plain; /* the longest run of ids that holds no special token */
+};
+
+void lc_read_model(const lc_connection *connection, struct lc_model *ret);
+
 enum lc_kind { LC_GENERATE, LC_SCORE };
 
 int lc_request_new(lc_request **request, enum lc_kind kind);

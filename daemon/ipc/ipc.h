@@ -67,6 +67,8 @@ struct ipc_options {
 	struct loop *loop;
 	int listen_fd;           /* a listening SEQPACKET socket; the caller's */
 	uint32_t context;        /* sizes the request ring: a prompt of this many tokens must fit */
+	uint32_t vocab;          /* this and the next two are told to clients, see struct lc_model */
+	uint32_t plain_first, n_plain;
 	const struct ipc_ops *ops;
 	void *userdata;
 };
