@@ -75,7 +75,7 @@ int diag_prefix(struct diag *diag, int result, const char *format, ...)
 {
 	struct diag inner;
 	va_list args;
-	size_t used;
+	size_t used, room;
 	int n;
 
 	if (!diag)
@@ -85,7 +85,8 @@ int diag_prefix(struct diag *diag, int result, const char *format, ...)
 	n = vsnprintf(diag->text, sizeof(diag->text), format, args);
 	va_end(args);
 	used = n < 0 ? 0 : (size_t)n < sizeof(diag->text) ? (size_t)n : sizeof(diag->text) - 1;
-	(void)snprintf(diag->text + used, sizeof(diag->text) - used, ": %s", inner.text);
+	room = sizeof(diag->text) - used;
+	(void)snprintf(diag->text + used, room, ": %.*s", room > 3 ? (int)room - 3 : 0, inner.text);
 	make_printable(diag->text);
 	return result;
 }
