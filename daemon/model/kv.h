@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
 #include "daemon/model/pool.h"
 #include "kernels/kernels.h"
 
@@ -34,5 +35,7 @@ size_t kv_block_bytes(const struct kv *kv);
 int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens); /* room for positions 0..n_tokens-1, or KV_E_FULL */
 void kv_drop(struct kv *kv, struct kv_seq *seq);
 uint64_t kv_max_tokens(const struct kv *kv);                          /* of one request alone in an empty pool */
+
+DEFINE_CLEANUP(struct kv *, kv_free)
 
 #endif

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
+
 #define POOL_PAGE 65536u
 
 struct pool;
@@ -25,5 +27,7 @@ void *pool_address(const struct pool *pool, struct pool_run run);
 size_t pool_size(const struct pool *pool);
 size_t pool_used(const struct pool *pool, enum pool_owner owner);
 size_t pool_largest_free(const struct pool *pool); /* bytes of the longest free run */
+
+DEFINE_CLEANUP(struct pool *, pool_free)
 
 #endif

@@ -1,0 +1,5 @@
+# Layer 2: the operating system: event loop, compute threads, memory, sockets.
+noinst_LTLIBRARIES += daemon/os/libos.la
+daemon_os_libos_la_SOURCES = \
+	daemon/os/mem.c daemon/os/mem.h \
+	daemon/os/team.c daemon/os/team.h

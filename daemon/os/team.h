@@ -3,6 +3,8 @@
 #ifndef LORAD_OS_TEAM_H
 #define LORAD_OS_TEAM_H
 
+#include "daemon/base/cleanup.h"
+
 struct team;
 
 typedef void team_fn(const void *args, unsigned part, unsigned n_parts);
@@ -12,5 +14,7 @@ struct team *team_free(struct team *team);
 unsigned team_size(const struct team *team);
 void team_run(struct team *team, team_fn *fn, const void *args);
 void team_rest(struct team *team);
+
+DEFINE_CLEANUP(struct team *, team_free)
 
 #endif
