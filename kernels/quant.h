@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Number formats: how stored numbers look in bytes, and how activations look when they meet quantised weights.
+ *
+ * Q8_0, Q4_0 and Q4_1 are ggml's (the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md;
+ * block layouts as in ggml's documentation of quantisation types): 32 consecutive numbers of a row share an f16 scale d.
+ *
+ *   type   bytes  layout               number j
+ *   Q8_0   34     f16 d, i8 q[32]      d * q[j]
+ *   Q4_0   18     f16 d, u8 q[16]      d * (nibble(j) - 8)
+ *   Q4_1   20     f16 d, f16 m, u8 q[16]   d * nibble(j) + m
+ *
+ * nibble(j) is the low half of q[j] for j < 16, else the high half of q[j - 16]. All values are little endian, and a
+ * block may start at any byte, hence the packed structs of bytes.
+ *
+ * int8 activations (struct quant_q8) are ours: 32 numbers of a row share the f32 scale max|x| / 127; the sum of the
+ * codes stands beside them because a weight's minimum multiplies it: sum((d c + m) q s) = s (d sum(c q) + m sum(q)).
+ */
+#ifndef LORAD_KERNELS_QUANT_H
+#define LORAD_KERNELS_QUANT_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#define QUANT_BLOCK 32
+
+struct quant_q8_0 {
+	uint8_t d[2];
+	int8_t q[32];
+};
+
+struct quant_q4_0 {
+	uint8_t d[2];
+	uint8_t q[16];
+};
+
+struct quant_q4_1 {
+	uint8_t d[2];
+	uint8_t m[2];
+	uint8_t q[16];
+};
+
+_Static_assert(sizeof(struct quant_q8_0) == 34 && sizeof(struct quant_q4_0) == 18 && sizeof(struct quant_q4_1) == 20,
+	       "ggml's block sizes");
+
+/* 32 activations as int8: number j is scale * q[j]; sum = scale * (q[0] + ... + q[31]). */
+struct quant_q8 {
+	float scale, sum;
+	int8_t q[QUANT_BLOCK];
+};
+
+_Static_assert(sizeof(struct quant_q8) == 40, "no padding: activation_bytes counts on it");
+
+static inline uint32_t quant_bits(float x)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &x, sizeof bits);
+	return bits;
+}
+
+static inline float quant_float(uint32_t bits)
+{
+	float x;
+
+	memcpy(&x, &bits, sizeof x);
+	return x;
+}
+
+static inline uint16_t quant_load16(const void *p)
+{
+	uint16_t v;
+
+	memcpy(&v, p, sizeof v);
+	return v;
+}
+
+static inline float quant_from_bf16(uint16_t h)
+{
+	return quant_float((uint32_t)h << 16);
+}
+
+/* Nearest, ties to even; a NaN stays one. */
+static inline uint16_t quant_to_bf16(float x)
+{
+	uint32_t bits = quant_bits(x);
+
+	if ((bits & 0x7fffffff) > 0x7f800000)
+		return (uint16_t)((bits >> 16) | 0x40);
+	return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline float quant_round_bf16(float x)
+{
+	return quant_from_bf16(quant_to_bf16(x));
+}
+
+/* Exact. The exponent is moved by a multiplication, which also normalises f16's denormals. */
+static inline float quant_from_f16(uint16_t h)
+{
+	uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+
+	if (rest >= 0x0f800000) /* infinity or NaN */
+		return quant_float(sign | 0x7f800000 | rest);
+	return quant_float(sign | quant_bits(quant_float(rest) * 0x1p112f));
+}
+
+/* The 32 codes of a block as unsigned numbers, and scale and minimum: number j = *d * code[j] + *m. */
+static inline void quant_codes(enum kern_dtype dtype, const void *block, uint8_t *code, float *d, float *m)
+{
+	const uint8_t *p = block, *q = p + (dtype == KERN_Q4_1 ? 4 : 2);
+
+	*d = quant_from_f16(quant_load16(p));
+	if (dtype == KERN_Q8_0) {
+		*m = -128 * *d;
+		for (unsigned j = 0; j < 32; j++)
+			code[j] = q[j] ^ 0x80;
+		return;
+	}
+	*m = dtype == KERN_Q4_1 ? quant_from_f16(quant_load16(p + 2)) : -8 * *d;
+	for (unsigned j = 0; j < 16; j++) {
+		code[j] = q[j] & 15;
+		code[j + 16] = q[j] >> 4;
+	}
+}
+
+static inline bool quant_is_blocks(enum kern_dtype dtype)
+{
+	return dtype == KERN_Q8_0 || dtype == KERN_Q4_0 || dtype == KERN_Q4_1;
+}
+
+/* Encodes 32 numbers. Every backend does just this, so that all see the same activations. */
+static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
+{
+	float most = 0;
+	int sum = 0;
+
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		most = fmaxf(most, fabsf(x[j]));
+	float inverse = most > 0 ? 127 / most : 0;
+	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+		ret->q[j] = (int8_t)lrintf(x[j] * inverse);
+		sum += ret->q[j];
+	}
+	ret->scale = most / 127;
+	ret->sum = ret->scale * (float)sum;
+}
+
+/* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
+void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);
+
+#endif

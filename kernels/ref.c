@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kern_ref: the scalar truth. Every op for every format and precision, as plain as C can say it; the other backends
+ * are tested against this one, and `--isa scalar` runs on it.
+ *
+ * Weights stay as the file stores them and are decoded as they are used; only rows that llama.cpp permuted are copied
+ * into Hugging Face's order. struct kern_weight.layout is dtype + 16 * precision.
+ */
+#include <assert.h>
+#include <math.h>
+
+#include "kernels/host.h"
+#include "kernels/quant.h"
+#include "kernels/sample.h"
+
+#define TILE_ROWS 16 /* rows that share one decoding of a weight */
+
+enum activation { ACTIVATION_F32, ACTIVATION_Q8 };
+
+static enum kern_dtype weight_dtype(const struct kern_weight *w)
+{
+	return (enum kern_dtype)(w->layout % 16);
+}
+
+static enum kern_precision weight_precision(const struct kern_weight *w)
+{
+	return (enum kern_precision)(w->layout / 16);
+}
+
+static int ref_weight_plan(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
+			   struct kern_weight *ret)
+{
+	int r = host_check_matrix(m, precision);
+
+	(void)device;
+	if (r < 0)
+		return r;
+	if (precision == KERN_PRECISION_INT8 && !quant_is_blocks(m->dtype))
+		precision = KERN_PRECISION_BF16;
+	*ret = (struct kern_weight){
+		.rows = m->rows,
+		.cols = m->cols,
+		.layout = (uint8_t)(m->dtype + 16 * (unsigned)precision),
+		.activation = precision == KERN_PRECISION_INT8 ? ACTIVATION_Q8 : ACTIVATION_F32,
+		.bytes = m->permuted_head ? m->rows * kern_row_bytes(m->dtype, m->cols) : 0,
+	};
+	return 0;
+}
+
+static void ref_weight_pack(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts)
+{
+	size_t row_bytes = kern_row_bytes(m->dtype, m->cols);
+	uint32_t i, end;
+
+	if (!w->bytes)
+		return;
+	for (host_part(w->rows, 1, part, n_parts, &i, &end); i < end; i++)
+		memcpy((uint8_t *)w->data + i * row_bytes,
+		       (const uint8_t *)m->data + host_stored_row(m, i) * row_bytes, row_bytes);
+}
+
+static void ref_weight_release(struct kern_weight *w)
+{
+	w->handle = NULL;
+}
+
+static size_t ref_activation_bytes(uint8_t activation, uint32_t cols)
+{
+	return activation == ACTIVATION_Q8 ? cols / QUANT_BLOCK * sizeof(struct quant_q8) : 0;
+}
+
+/* Columns [first, first + n) of a weight's row, in the precision its products are made in. */
+static void decode(const struct kern_weight *w, uint32_t row, uint32_t first, uint32_t n, float *ret)
+{
+	enum kern_dtype dtype = weight_dtype(w);
+
+	quant_decode(dtype, (const uint8_t *)w->data + row * kern_row_bytes(dtype, w->cols), first, n, ret);
+	for (uint32_t j = 0; weight_precision(w) == KERN_PRECISION_BF16 && j < n; j++)
+		ret[j] = quant_round_bf16(ret[j]);
+}
+
+static void ref_embed(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_embed *a = args;
+	uint32_t i, end;
+
+	for (host_part(a->step->n_rows, 1, part, n_parts, &i, &end); i < end; i++)
+		decode(a->table, a->step->token[i], 0, a->table->cols, a->x + (size_t)i * a->table->cols);
+}
+
+static void ref_rms_norm(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_rms_norm *a = args;
+	uint32_t i, end;
+
+	for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++) {
+		const float *x = a->x + (size_t)(a->row ? a->row[i] : i) * a->d;
+		float sum = 0;
+		for (uint32_t j = 0; j < a->d; j++)
+			sum += x[j] * x[j];
+		float scale = 1 / sqrtf(sum / (float)a->d + a->eps);
+		for (uint32_t j = 0; j < a->d; j++)
+			a->y[(size_t)i * a->d + j] = x[j] * scale * a->gain[j];
+	}
+}
+
+static void ref_activate(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_activate *a = args;
+	struct quant_q8 *to = a->to;
+	uint32_t i, end;
+
+	if (a->activation != ACTIVATION_Q8)
+		return;
+	assert(a->cols % QUANT_BLOCK == 0);
+	for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)
+		quant_encode_q8(a->x + (size_t)i * QUANT_BLOCK, to + i);
+}
+
+/* One block of 32 weights times one of activations, both as integers. */
+static float dot_codes(enum kern_dtype dtype, const void *block, const struct quant_q8 *x)
+{
+	uint8_t code[QUANT_BLOCK];
+	float d, m;
+	int dot = 0;
+
+	quant_codes(dtype, block, code, &d, &m);
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		dot += code[j] * x->q[j];
+	return d * (x->scale * (float)dot) + m * x->sum;
+}
+
+/* sum[i] = weight row o . x row i, for n <= TILE_ROWS rows from row first on. */
+static void dot_int8(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
+{
+	enum kern_dtype dtype = weight_dtype(a->w);
+	uint32_t blocks = a->w->cols / QUANT_BLOCK;
+	size_t row_bytes = kern_row_bytes(dtype, a->w->cols);
+	const uint8_t *w = (const uint8_t *)a->w->data + o * row_bytes;
+	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * blocks;
+
+	for (uint32_t i = 0; i < n; i++)
+		for (uint32_t b = 0; b < blocks; b++)
+			sum[i] += dot_codes(dtype, w + b * (row_bytes / blocks), x + (size_t)i * blocks + b);
+}
+
+static void dot_float(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
+{
+	bool rounds = weight_precision(a->w) == KERN_PRECISION_BF16;
+	uint32_t cols = a->w->cols;
+	float w[QUANT_BLOCK];
+
+	for (uint32_t at = 0; at < cols; at += QUANT_BLOCK) {
+		uint32_t width = cols - at < QUANT_BLOCK ? cols - at : QUANT_BLOCK;
+		decode(a->w, o, at, width, w);
+		for (uint32_t i = 0; i < n; i++) {
+			const float *x = a->x + (size_t)(first + i) * cols + at;
+			float s = 0;
+			for (uint32_t j = 0; j < width; j++)
+				s += w[j] * (rounds ? quant_round_bf16(x[j]) : x[j]);
+			sum[i] += s;
+		}
+	}
+}
+
+static void ref_matmul(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_matmul *a = args;
+	uint32_t o, end;
+
+	for (host_part(a->w->rows, 1, part, n_parts, &o, &end); o < end; o++)
+		for (uint32_t first = 0; first < a->n; first += TILE_ROWS) {
+			uint32_t n = a->n - first < TILE_ROWS ? a->n - first : TILE_ROWS;
+			float sum[TILE_ROWS] = { 0 };
+			if (a->w->activation == ACTIVATION_Q8)
+				dot_int8(a, o, first, n, sum);
+			else
+				dot_float(a, o, first, n, sum);
+			for (uint32_t i = 0; i < n; i++) {
+				float *y = a->y + (size_t)(first + i) * a->w->rows + o;
+				*y = a->accumulate ? *y + sum[i] : sum[i];
+			}
+		}
+}
+
+static float lora_number(const struct kern_lora *lora, const void *matrix, uint32_t width, uint32_t row, uint32_t col)
+{
+	enum kern_dtype dtype = (enum kern_dtype)lora->dtype;
+	float x;
+
+	quant_decode(dtype, (const uint8_t *)matrix + row * kern_lora_stride(dtype, width), col, 1, &x);
+	return x;
+}
+
+static void ref_lora_shrink(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_lora_shrink *a = args;
+
+	for (const struct kern_segment *s = a->step->segment; s < a->step->segment + a->step->n_segments; s++) {
+		const struct kern_lora *lora = &s->modules[a->module];
+		uint32_t j, end;
+		if (!lora->a)
+			continue;
+		for (host_part(lora->rank, 1, part, n_parts, &j, &end); j < end; j++)
+			for (uint32_t i = 0; i < s->n_rows; i++) {
+				const float *x = a->x + (size_t)(s->first_row + i) * a->in;
+				float sum = 0;
+				for (uint32_t k = 0; k < a->in; k++)
+					sum += x[k] * lora_number(lora, lora->a, a->in, j, k);
+				a->scratch[(size_t)(s->scratch_row + i) * a->scratch_width + j] = sum;
+			}
+	}
+}
+
+static void ref_lora_expand(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_lora_expand *a = args;
+	uint32_t first, end;
+
+	host_part(a->out, 1, part, n_parts, &first, &end);
+	for (const struct kern_segment *s = a->step->segment; s < a->step->segment + a->step->n_segments; s++) {
+		const struct kern_lora *lora = &s->modules[a->module];
+		if (!lora->a)
+			continue;
+		for (uint32_t i = 0; i < s->n_rows; i++)
+			for (uint32_t o = first; o < end; o++) {
+				const float *z = a->scratch + (size_t)(s->scratch_row + i) * a->scratch_width;
+				float sum = 0;
+				for (uint32_t j = 0; j < lora->rank; j++)
+					sum += z[j] * lora_number(lora, lora->b, a->out, j, o);
+				a->y[(size_t)(s->first_row + i) * a->out + o] += s->scale * lora->scale * sum;
+			}
+	}
+}
+
+static void ref_rope(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_rope *a = args;
+	uint32_t half = a->head_dim / 2, i, end;
+
+	for (host_part(a->step->n_rows * a->n_heads, 1, part, n_parts, &i, &end); i < end; i++) {
+		float *x = a->x + (size_t)i * a->head_dim;
+		for (uint32_t j = 0; j < half; j++) {
+			float angle = (float)a->step->position[i / a->n_heads] * a->inv_freq[j];
+			float c = cosf(angle), s = sinf(angle), lo = x[j], hi = x[j + half];
+			x[j] = lo * c - hi * s;
+			x[j + half] = hi * c + lo * s;
+		}
+	}
+}
+
+/* The e numbers of a position's key (value: false) or value in its block. */
+static void *kv_at(const struct kern_kv_layout *kv, void *block, uint32_t layer, bool value, uint32_t head, uint32_t token)
+{
+	size_t row = (((size_t)value * kv->n_kv_heads + head) * kv->block_tokens + token) * kv->head_dim;
+
+	return (uint8_t *)block + layer * kv->layer_bytes + row * kern_dtype_bytes(kv->dtype);
+}
+
+static void kv_store(const struct kern_kv_layout *kv, void *to, const float *x)
+{
+	uint16_t *half = to;
+
+	if (kv->dtype == KERN_F32)
+		memcpy(to, x, kv->head_dim * sizeof *x);
+	for (uint32_t j = 0; kv->dtype == KERN_BF16 && j < kv->head_dim; j++)
+		half[j] = quant_to_bf16(x[j]);
+}
+
+static void ref_kv_write(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_kv_write *a = args;
+	const struct kern_kv_layout *kv = a->kv;
+	uint32_t head, end;
+
+	for (host_part(kv->n_kv_heads, 1, part, n_parts, &head, &end); head < end; head++)
+		for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
+			for (uint32_t i = 0; i < s->n_rows; i++) {
+				uint32_t position = s->first_position + i, token = position % kv->block_tokens;
+				void *block = a->step->kv_block[s->block_index + position / kv->block_tokens];
+				size_t from = ((size_t)(s->first_row + i) * kv->n_kv_heads + head) * kv->head_dim;
+				kv_store(kv, kv_at(kv, block, a->layer, false, head, token), a->k + from);
+				kv_store(kv, kv_at(kv, block, a->layer, true, head, token), a->v + from);
+			}
+}
+
+struct attend { /* one query head of one row */
+	const struct kern_attention *a;
+	const struct kern_seq *seq;
+	uint32_t kv_head;
+	const float *q;
+};
+
+static float kv_number(const struct attend *h, bool value, uint32_t position, uint32_t j)
+{
+	const struct kern_kv_layout *kv = h->a->kv;
+	void *block = h->a->step->kv_block[h->seq->block_index + position / kv->block_tokens];
+	float x;
+
+	quant_decode(kv->dtype, kv_at(kv, block, h->a->layer, value, h->kv_head, position % kv->block_tokens), j, 1, &x);
+	return x;
+}
+
+static float score(const struct attend *h, uint32_t position)
+{
+	float sum = 0;
+
+	for (uint32_t j = 0; j < h->a->kv->head_dim; j++)
+		sum += h->q[j] * kv_number(h, false, position, j);
+	return sum / sqrtf((float)h->a->kv->head_dim);
+}
+
+static void attend(const struct attend *h, uint32_t last, float *y)
+{
+	uint32_t e = h->a->kv->head_dim;
+	float most = score(h, 0), sum = 0;
+
+	for (uint32_t p = 1; p <= last; p++)
+		most = fmaxf(most, score(h, p));
+	for (uint32_t j = 0; j < e; j++)
+		y[j] = 0;
+	for (uint32_t p = 0; p <= last; p++) {
+		float weight = expf(score(h, p) - most);
+		sum += weight;
+		for (uint32_t j = 0; j < e; j++)
+			y[j] += weight * kv_number(h, true, p, j);
+	}
+	for (uint32_t j = 0; j < e; j++)
+		y[j] /= sum;
+}
+
+static void ref_attention(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_attention *a = args;
+	uint32_t group = a->n_heads / a->kv->n_kv_heads, head, end;
+
+	for (host_part(a->n_heads, 1, part, n_parts, &head, &end); head < end; head++)
+		for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
+			for (uint32_t i = 0; i < s->n_rows; i++) {
+				size_t at = ((size_t)(s->first_row + i) * a->n_heads + head) * a->kv->head_dim;
+				struct attend h = { a, s, head / group, a->q + at };
+				attend(&h, s->first_position + i, a->y + at);
+			}
+}
+
+static void ref_swiglu(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_swiglu *a = args;
+	uint32_t row, end;
+
+	for (host_part(a->n, 1, part, n_parts, &row, &end); row < end; row++)
+		for (size_t j = (size_t)row * a->width; j < (size_t)(row + 1) * a->width; j++)
+			a->y[j] = a->gate[j] / (1 + expf(-a->gate[j])) * a->up[j];
+}
+
+static const struct kern_device_ops ref_device = {
+	.open = host_open,
+	.close = host_close,
+	.alloc = host_alloc,
+	.free = host_free,
+	.register_host = host_register,
+	.copy_async = host_copy,
+	.fence = host_fence,
+	.weight_plan = ref_weight_plan,
+	.weight_pack = ref_weight_pack,
+	.weight_release = ref_weight_release,
+	.activation_bytes = ref_activation_bytes,
+};
+
+static const struct kern_ops ref_ops = {
+	.embed = ref_embed,
+	.rms_norm = ref_rms_norm,
+	.activate = ref_activate,
+	.matmul = ref_matmul,
+	.lora_shrink = ref_lora_shrink,
+	.lora_expand = ref_lora_expand,
+	.rope = ref_rope,
+	.kv_write = ref_kv_write,
+	.attention = ref_attention,
+	.swiglu = ref_swiglu,
+	.sample = sample_scalar,
+};
+
+const struct kern_backend kern_ref = { "scalar", &ref_device, &ref_ops };
