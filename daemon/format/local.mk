@@ -1,0 +1,10 @@
+# Layer 2: pure bytes -> checked views. No I/O, no clock, no threads.
+noinst_LTLIBRARIES += daemon/format/libformat.la
+daemon_format_libformat_la_SOURCES = \
+	daemon/format/format.h \
+	daemon/format/gguf.c daemon/format/gguf.h \
+	daemon/format/image.h \
+	daemon/format/json.c daemon/format/json.h \
+	daemon/format/safetensors.c daemon/format/safetensors.h
+daemon_format_libformat_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)
+daemon_format_libformat_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS) $(PCRE2_LIBS)
