@@ -1,1 +1,5 @@
 include tests/unit/model.mk
+
+dist_check_SCRIPTS += tests/check-layers tests/check-headers
+TESTS += tests/check-layers tests/check-headers
+EXTRA_DIST += tests/run-all tests/make-hf.py tests/requirements.txt tests/adapters tests/e2e tests/check-man tests/check-units
