@@ -1,10 +1,14 @@
 # Layer 2: pure bytes -> checked views. No I/O, no clock, no threads.
 noinst_LTLIBRARIES += daemon/format/libformat.la
 daemon_format_libformat_la_SOURCES = \
+	daemon/format/base-config.c daemon/format/base-config.h \
 	daemon/format/format.h \
+	daemon/format/gguf-config.c \
 	daemon/format/gguf.c daemon/format/gguf.h \
+	daemon/format/hf-config.c \
 	daemon/format/image.h \
 	daemon/format/json.c daemon/format/json.h \
-	daemon/format/safetensors.c daemon/format/safetensors.h
+	daemon/format/safetensors.c daemon/format/safetensors.h \
+	daemon/format/vocab.h
 daemon_format_libformat_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)
-daemon_format_libformat_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS) $(PCRE2_LIBS)
+daemon_format_libformat_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS) $(PCRE2_LIBS) -lm
