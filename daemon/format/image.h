@@ -13,6 +13,7 @@
 #ifndef LORAD_FORMAT_IMAGE_H
 #define LORAD_FORMAT_IMAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -65,5 +66,23 @@ size_t image_chunk_bytes(const struct image_header *header, uint32_t chunk);
 /* Checks the module table of a whole payload against the model's shape; *ret points into the payload. */
 int image_modules(const void *payload, const struct image_header *header, const struct image_module **ret,
 		  struct diag *diag);
+
+/* Input and output width of a module number; false: the model has no such module. */
+bool image_module_shape(const struct image_geometry *geometry, uint32_t module, uint32_t *ret_in, uint32_t *ret_out);
+
+/*
+ * Building a payload. plan: given module, rank, dtype and scale of each, sorts the table by module number, lays the
+ * matrices out and says how large the payload is. begin: writes the table into a payload and zeroes the rest. Then the
+ * matrices as PEFT has them, A [rank][in] and B [out][rank], any alignment: NaN and Inf are refused, naming the tensor.
+ */
+int image_plan(struct image_module *modules, uint32_t n_modules, const struct image_geometry *geometry,
+	       uint64_t *ret_payload_bytes, struct diag *diag);
+void image_begin(void *payload, uint64_t payload_bytes, const struct image_module *modules, uint32_t n_modules);
+int image_put_a(void *payload, const struct image_module *m, const void *a, const char *name, struct diag *diag);
+int image_put_b(void *payload, const struct image_module *m, const void *b, const char *name, struct diag *diag);
+
+/* The way back, bit for bit. */
+void image_get_a(const void *payload, const struct image_module *m, void *a);
+void image_get_b(const void *payload, const struct image_module *m, void *b);
 
 #endif

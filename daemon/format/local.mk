@@ -2,12 +2,14 @@
 noinst_LTLIBRARIES += daemon/format/libformat.la
 daemon_format_libformat_la_SOURCES = \
 	daemon/format/base-config.c daemon/format/base-config.h \
+	daemon/format/conf.h \
 	daemon/format/format.h \
 	daemon/format/gguf-config.c \
 	daemon/format/gguf.c daemon/format/gguf.h \
 	daemon/format/hf-config.c \
 	daemon/format/image.h \
 	daemon/format/json.c daemon/format/json.h \
+	daemon/format/peft.h \
 	daemon/format/safetensors.c daemon/format/safetensors.h \
 	daemon/format/vocab.h
 daemon_format_libformat_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(PCRE2_CFLAGS)
