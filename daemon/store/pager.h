@@ -18,6 +18,7 @@ struct pager_load {
 	/* Called once, on the pager's thread: 0, -errno, or STORE_E_NOT_FOUND / STORE_E_CORRUPT with the reason in diag. */
 	void (*done)(struct pager_load *load, int result);
 	struct diag diag;
+	struct image_header header; /* of chunk 0, checked, once done(0) was called */
 	uint64_t started_ns, finished_ns;
 	struct pager_load *next;  /* the pager's own */
 };
@@ -38,6 +39,7 @@ struct pager_stats {
 
 int pager_new(struct pager **ret, struct store *store, const struct pager_options *options);
 struct pager *pager_free(struct pager *pager);  /* waits for loads in flight, fails the queued ones with -ECANCELED */
+DEFINE_CLEANUP(struct pager *, pager_free)
 void pager_submit(struct pager *pager, struct pager_load *load); /* any thread */
 enum pager_method pager_method(const struct pager *pager);
 void pager_read_stats(struct pager *pager, struct pager_stats *ret);

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
 #include "daemon/base/error.h"
 #include "daemon/format/image.h"
 
@@ -34,7 +35,8 @@ struct store_record {
 	uint32_t version, kind;
 	struct store_digest digest;
 	uint64_t payload_bytes;
-	uint32_t n_chunks, n_modules, max_rank, unused;
+	uint32_t n_chunks, n_modules, max_rank;
+	uint32_t config_crc;         /* crc32c of config, set by store_put() */
 	struct image_geometry geometry;
 	uint32_t config_bytes;       /* of the source's adapter_config.json, kept verbatim for export */
 	uint64_t imported_at;        /* seconds since 1970 */
@@ -42,6 +44,7 @@ struct store_record {
 
 int store_open(struct store **ret, const char *directory, struct diag *diag);
 struct store *store_close(struct store *store);
+DEFINE_CLEANUP(struct store *, store_close)
 const char *store_data_path(const struct store *store); /* data.mdb */
 
 bool store_name_valid(const char *name);
@@ -53,27 +56,29 @@ int store_config(struct store *store, const struct store_digest *digest, char **
 int store_each(struct store *store,
 	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata);
 
-/*
- * Import: begin opens nothing; add collects chunks into memory or short transactions; commit makes name -> digest and
- * the image appear at once. No write transaction is open while a client's bytes are read.
- */
+/* Makes name -> digest and the image appear at once. Blocks for disk writes: call it on a thread that may wait. */
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag);
 int store_remove(struct store *store, const char *name);
 int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag); /* every byte; slow */
+
+/* While a version is held it can be read, whatever becomes of its names. Release never writes and never waits. */
+int store_hold(struct store *store, const struct store_digest *digest);
+void store_release(struct store *store, const struct store_digest *digest);
 
 /* A pinned snapshot with the place of every chunk in data.mdb; hold it until the last read is done. */
 struct store_snapshot;
 
 struct store_chunk {
 	const uint8_t *value;   /* the mapped value, header first */
-	uint64_t file_offset;   /* of the payload in data.mdb, page-aligned; 0: unknown, use the map */
+	uint64_t file_offset;   /* of the payload in data.mdb, page-aligned, header right before; 0: unknown, use the map */
 	uint32_t bytes;         /* of the payload */
 };
 
 int store_snapshot_open(struct store *store, const struct store_digest *digest, struct store_snapshot **ret);
 struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot);
-const struct image_header *store_snapshot_header(const struct store_snapshot *snapshot);
+DEFINE_CLEANUP(struct store_snapshot *, store_snapshot_close)
+const struct store_record *store_snapshot_record(const struct store_snapshot *snapshot);
 uint32_t store_snapshot_chunks(const struct store_snapshot *snapshot, const struct store_chunk **ret);
 
 #endif

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Writing an image
+ *
+ * A large image is written in several short transactions, a few chunks each, so that nobody waits long for the one
+ * writer's lock. Until the last of them its chunks have no record: nothing leads to them. The first also notes the
+ * digest in the database `pending`; the last removes that note and adds record, config and name, all at once. An import
+ * that dies in between leaves a note, and whoever writes or opens the store next deletes the chunks and reuses their
+ * pages. An image of a few chunks needs one transaction, and no note.
+ *
+ * Chunks are reserved in LMDB's own pages and filled there: no second copy of the payload is made. All values but an
+ * image's last have one size, 1,024 pages with LMDB's header, so that the space of a deleted one fits the next.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "daemon/store/store-internal.h"
+
+#define CHUNKS_PER_WRITE 4u
+
+/* What is being put, from store_put()'s arguments. */
+struct put {
+	struct store *store;
+	const char *name;
+	bool replace;
+	struct store_record record;
+	const char *config;
+	const uint8_t *payload;
+	struct image_header header; /* of chunk 0; the others' are made from it */
+	struct diag *diag;
+};
+
+static size_t chunk_bytes(const struct put *put, uint32_t chunk)
+{
+	size_t left = put->record.payload_bytes - (size_t)chunk * IMAGE_CHUNK_PAYLOAD;
+
+	return left < IMAGE_CHUNK_PAYLOAD ? left : IMAGE_CHUNK_PAYLOAD;
+}
+
+static void make_header(struct put *put)
+{
+	const struct store_record *record = &put->record;
+
+	put->header = (struct image_header){
+		.layout_version = IMAGE_LAYOUT_VERSION,
+		.kind = record->kind,
+		.payload_bytes = record->payload_bytes,
+		.n_chunks = record->n_chunks,
+		.n_modules = record->n_modules,
+		.max_rank = record->max_rank,
+		.geometry = record->geometry,
+	};
+	memcpy(put->header.digest, record->digest.bytes, sizeof(put->header.digest));
+	for (uint32_t i = 0; i < record->n_chunks; ++i)
+		put->header.chunk_crc[i] =
+			crc32c(0, put->payload + (size_t)i * IMAGE_CHUNK_PAYLOAD, chunk_bytes(put, i));
+}
+
+static int write_chunk(struct put *put, struct store_write *write, uint32_t chunk)
+{
+	struct store_chunk_key id = store_chunk_key(&put->record.digest, chunk);
+	MDB_val key = store_val(&id, sizeof(id)), value = store_val(NULL, IMAGE_HEADER_BYTES + chunk_bytes(put, chunk));
+	struct image_header header = put->header;
+	int rc;
+
+	rc = mdb_put(write->txn, put->store->chunks, &key, &value, MDB_RESERVE);
+	if (rc)
+		return store_result(rc, put->diag);
+	header.chunk = chunk;
+	if (chunk > 0)
+		memset(header.chunk_crc, 0, sizeof(header.chunk_crc));
+	image_header_seal(&header);
+	memcpy(value.mv_data, &header, sizeof(header));
+	memset((uint8_t *)value.mv_data + sizeof(header), 0, IMAGE_HEADER_BYTES - sizeof(header));
+	memcpy((uint8_t *)value.mv_data + IMAGE_HEADER_BYTES, put->payload + (size_t)chunk * IMAGE_CHUNK_PAYLOAD,
+	       chunk_bytes(put, chunk));
+	return 0;
+}
+
+static int write_chunks(struct put *put, struct store_write *write, uint32_t first, uint32_t n)
+{
+	int r = 0;
+
+	for (uint32_t i = first; i < first + n && !r; ++i)
+		r = write_chunk(put, write, i);
+	return r;
+}
+
+/* Judges the name, then points it to the version. The version it pointed to goes if nothing else leads to it. */
+static int write_name(struct put *put, struct store_write *write)
+{
+	MDB_val key = store_val(put->name, strlen(put->name)), value = store_val_digest(&put->record.digest);
+	struct store_digest old;
+	int r, found;
+
+	found = store_get_name(put->store, write->txn, put->name, &old);
+	if (found && found != STORE_E_NOT_FOUND)
+		return found;
+	if (!found && memcmp(&old, &put->record.digest, sizeof(old)) == 0)
+		return STORE_E_SAME;
+	if (!found && !put->replace)
+		return diag_set(put->diag, STORE_E_EXISTS, "%s: the name is taken by other content", put->name);
+	r = store_result(mdb_put(write->txn, put->store->names, &key, &value, 0), put->diag);
+	if (r || found)
+		return r;
+	return store_retire(write, &old);
+}
+
+/* The version is there already: only the name is new. STORE_E_NOT_FOUND: it is not there, but the name may have it. */
+static int put_name(struct put *put)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	struct store_digest old;
+	struct store_record there;
+	int r;
+
+	r = store_write_begin(&write, put->store);
+	if (r)
+		return r;
+	r = store_get_record(put->store, write.txn, &put->record.digest, &there);
+	if (r == STORE_E_NOT_FOUND && !put->replace && !store_get_name(put->store, write.txn, put->name, &old))
+		return diag_set(put->diag, STORE_E_EXISTS, "%s: the name is taken by other content", put->name);
+	if (!r)
+		r = write_name(put, &write);
+	if (!r)
+		r = store_write_commit(&write, put->diag);
+	return r;
+}
+
+static int put_some_chunks(struct put *put, uint32_t first, uint32_t n)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	MDB_val key = store_val_digest(&put->record.digest), nothing = store_val("", 0);
+	int r;
+
+	r = store_write_begin(&write, put->store);
+	if (!r)
+		r = store_result(mdb_put(write.txn, put->store->pending, &key, &nothing, 0), put->diag);
+	if (!r)
+		r = write_chunks(put, &write, first, n);
+	if (!r)
+		r = store_write_commit(&write, put->diag);
+	return r;
+}
+
+/* The rest of the chunks, and everything that makes them visible. */
+static int put_last_chunks(struct put *put, uint32_t first)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	struct store *store = put->store;
+	MDB_val key = store_val_digest(&put->record.digest);
+	MDB_val record = store_val(&put->record, sizeof(put->record));
+	MDB_val config = store_val(put->config, put->record.config_bytes);
+	int r;
+
+	r = store_write_begin(&write, store);
+	if (!r)
+		r = write_chunks(put, &write, first, put->record.n_chunks - first);
+	if (!r)
+		r = store_result(mdb_del(write.txn, store->pending, &key, NULL), put->diag);
+	if (!r || r == STORE_E_NOT_FOUND)
+		r = store_result(mdb_put(write.txn, store->records, &key, &record, 0), put->diag);
+	if (!r)
+		r = store_result(mdb_put(write.txn, store->configs, &key, &config, 0), put->diag);
+	if (!r)
+		r = write_name(put, &write);
+	if (!r)
+		r = store_write_commit(&write, put->diag);
+	return r;
+}
+
+static int put_image(struct put *put)
+{
+	uint32_t at;
+	int r = 0;
+
+	make_header(put);
+	for (at = 0; put->record.n_chunks - at > CHUNKS_PER_WRITE && !r; at += CHUNKS_PER_WRITE)
+		r = put_some_chunks(put, at, CHUNKS_PER_WRITE);
+	if (!r)
+		r = put_last_chunks(put, at);
+	/* Readers go past the page cache: what was written need not stay there. */
+	if (!r)
+		(void)posix_fadvise(put->store->data_fd, 0, 0, POSIX_FADV_DONTNEED);
+	return r;
+}
+
+/**
+ * store_put() - add a version and its name
+ * @name:       valid by store_name_valid()
+ * @replace:    may take a name away from other content
+ * @record:     all of it but config_crc
+ * @config:     record->config_bytes, kept verbatim
+ * @payload:    record->payload_bytes
+ * @diag:       says why not
+ *
+ * Content that is there already gets the name only. Nothing is visible before all of it is on the disk.
+ *
+ * Return: 0; STORE_E_SAME: nothing to do; STORE_E_EXISTS; STORE_E_FULL: the store is as it was; STORE_E_CORRUPT; -errno.
+ */
+int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
+	      const void *payload, struct diag *diag)
+{
+	struct put put = { .store = store, .name = name, .replace = replace, .record = *record, .config = config,
+			   .payload = payload, .diag = diag };
+	int r, swept;
+
+	assert(store_name_valid(name));
+	assert(record->n_chunks > 0 && record->n_chunks <= IMAGE_CHUNKS_MAX);
+	assert(record->payload_bytes > (uint64_t)(record->n_chunks - 1) * IMAGE_CHUNK_PAYLOAD);
+	put.record.version = STORE_FORMAT;
+	put.record.config_crc = crc32c(0, config, record->config_bytes);
+
+	pthread_mutex_lock(&store->put_lock);
+	r = store_sweep_versions(store, /* all= */ false);
+	if (!r)
+		r = store_sweep_pending(store);
+	if (!r)
+		r = put_name(&put);
+	if (r == STORE_E_NOT_FOUND) {
+		r = put_image(&put);
+		swept = r ? store_sweep_pending(store) : 0;
+		if (swept < 0)
+			r = swept;
+	}
+	pthread_mutex_unlock(&store->put_lock);
+	return error_trace(r);
+}

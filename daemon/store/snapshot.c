@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Snapshots: where the chunks of one version lie, for as long as somebody reads them
+ *
+ * A snapshot is a reading transaction. While it is open LMDB reuses none of the pages it can see, so that the file
+ * offsets stay true even if the version is deleted meanwhile. That has a price: the file grows instead of reusing space
+ * as long as an old snapshot is open. Keep it for the length of one load.
+ *
+ * Looking chunks up touches index pages only, never a page of an image: LMDB computes a large value's address from its
+ * page number, and the file offset follows from the address (see probe.c).
+ */
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/store/store-internal.h"
+
+struct store_snapshot {
+	MDB_txn *txn;
+	struct store_record record;
+	struct store_chunk chunks[]; /* [record.n_chunks] */
+};
+
+static size_t chunk_bytes(const struct store_record *record, uint32_t chunk)
+{
+	size_t left = record->payload_bytes - (size_t)chunk * IMAGE_CHUNK_PAYLOAD;
+
+	return left < IMAGE_CHUNK_PAYLOAD ? left : IMAGE_CHUNK_PAYLOAD;
+}
+
+static int locate(struct store *store, struct store_snapshot *snapshot, uint32_t chunk)
+{
+	struct store_chunk_key id = store_chunk_key(&snapshot->record.digest, chunk);
+	size_t bytes = chunk_bytes(&snapshot->record, chunk);
+	MDB_val key = store_val(&id, sizeof(id)), value;
+	int r;
+
+	r = store_result(mdb_get(snapshot->txn, store->chunks, &key, &value), NULL);
+	if (r == STORE_E_NOT_FOUND || (!r && value.mv_size != IMAGE_HEADER_BYTES + bytes))
+		return STORE_E_CORRUPT;
+	if (r)
+		return error_trace(r);
+	snapshot->chunks[chunk] = (struct store_chunk){
+		.value = value.mv_data,
+		.file_offset = store_file_offset(store, value.mv_data),
+		.bytes = (uint32_t)bytes,
+	};
+	return 0;
+}
+
+/**
+ * store_snapshot_open() - pin a version and find its chunks
+ * @ret:        close it when the last read is done, from any thread
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_snapshot_open(struct store *store, const struct store_digest *digest, struct store_snapshot **ret)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	struct store_record record;
+	int r;
+
+	r = store_read_begin(store, &txn);
+	if (!r)
+		r = store_get_record(store, txn, digest, &record);
+	if (r)
+		return error_trace(r);
+	snapshot = calloc(1, sizeof(*snapshot) + record.n_chunks * sizeof(snapshot->chunks[0]));
+	if (!snapshot)
+		return error_origin(-ENOMEM);
+	snapshot->txn = TAKE_PTR(txn);
+	snapshot->record = record;
+	for (uint32_t i = 0; i < record.n_chunks && !r; ++i)
+		r = locate(store, snapshot, i);
+	if (r)
+		return error_trace(r);
+	*ret = TAKE_PTR(snapshot);
+	return 0;
+}
+
+struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot)
+{
+	if (!snapshot)
+		return NULL;
+	mdb_txn_abort(snapshot->txn);
+	free(snapshot);
+	return NULL;
+}
+
+const struct store_record *store_snapshot_record(const struct store_snapshot *snapshot)
+{
+	return &snapshot->record;
+}
+
+uint32_t store_snapshot_chunks(const struct store_snapshot *snapshot, const struct store_chunk **ret)
+{
+	*ret = snapshot->chunks;
+	return snapshot->record.n_chunks;
+}

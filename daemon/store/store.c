@@ -1,0 +1,640 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The adapter store
+ *
+ * One LMDB environment in a directory of its own, written by one daemon only. Its databases:
+ *
+ *   meta      "format" -> u32; "probe-a", "probe-b" -> values to try readers on (probe.c)
+ *   names     name -> digest
+ *   records   digest -> struct store_record
+ *   configs   digest -> the source's adapter_config.json, verbatim
+ *   chunks    digest, encoding, layout, number -> image_header, payload (see daemon/format/image.h)
+ *   pending   digest -> nothing: its chunks are being written and have no record yet
+ *
+ * Identity is content: a version is its digest, a name points to one, several names may share it. Versions are never
+ * changed, only added and deleted, which is what lets readers use file offsets: LMDB never rewrites a page that a
+ * reader's transaction can see.
+ *
+ * What is visible is always whole: the last transaction of an import adds the record and the name together (put.c). A
+ * version goes when no name points to it and nobody holds it (sweep.c).
+ *
+ * LMDB is used with its default, durable commits. Its map is one huge reservation of addresses, made once, because
+ * growing it later would need a moment without readers. Read-ahead is off: images are not read through the map, and
+ * around an index page there is nothing worth reading. A data.mdb that is shorter than its own index says is extended
+ * with zeros at open, so that a lost page is a checksum error later and not a SIGBUS.
+ *
+ * Threads: everything here may be called from any thread. Reading takes no lock but LMDB's for a reader slot; writers
+ * wait for each other, for one commit at most.
+ */
+#include "daemon/store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "daemon/store/store-internal.h"
+
+#define MAP_BYTES_MOST ((size_t)1 << 40)
+#define MAP_BYTES_LEAST ((size_t)1 << 30)
+#define READERS_MOST 1024u
+
+_Static_assert(sizeof(struct store_record) == 104, "records lie on disk as they are");
+_Static_assert(sizeof(struct store_chunk_key) == 38, "chunk keys lie on disk as they are");
+
+/**
+ * store_result() - turn LMDB's result into ours
+ * @rc:         of an mdb_*() function: 0, an errno, or an MDB_* value
+ * @diag:       gets words for what a person can do something about
+ *
+ * Return: STORE_E_NOT_FOUND, STORE_E_FULL, STORE_E_CORRUPT, STORE_E_INVALID; -errno for all that is left.
+ */
+int store_result(int rc, struct diag *diag)
+{
+	switch (rc) {
+	case 0:
+		return 0;
+	case MDB_NOTFOUND:
+		return STORE_E_NOT_FOUND;
+	case MDB_MAP_FULL:
+		return diag_set(diag, STORE_E_FULL, "the store's map is full");
+	case ENOSPC:
+	case EDQUOT:
+	case EFBIG:
+		return diag_set(diag, STORE_E_FULL, "no space left in the store's folder: %s", strerror(rc));
+	case MDB_CORRUPTED:
+	case MDB_PAGE_NOTFOUND:
+	case MDB_PANIC:
+		return diag_set(diag, STORE_E_CORRUPT, "the store's index is damaged: %s", mdb_strerror(rc));
+	case MDB_INVALID:
+	case MDB_VERSION_MISMATCH:
+		return diag_set(diag, STORE_E_INVALID, "data.mdb is no LMDB file of this version");
+	default:
+		return error_origin(rc > 0 ? -rc : -EIO);
+	}
+}
+
+/* A snapshot. MDB_MAP_RESIZED cannot come: the store is locked, so nobody else writes. */
+int store_read_begin(struct store *store, MDB_txn **ret)
+{
+	return store_result(mdb_txn_begin(store->env, NULL, MDB_RDONLY, ret), NULL);
+}
+
+int store_write_begin(struct store_write *write, struct store *store)
+{
+	assert(!write->store);
+	pthread_mutex_lock(&store->write_lock);
+	write->store = store;
+	return store_result(mdb_txn_begin(store->env, NULL, 0, &write->txn), NULL);
+}
+
+int store_write_commit(struct store_write *write, struct diag *diag)
+{
+	return store_result(mdb_txn_commit(TAKE_PTR(write->txn)), diag);
+}
+
+/* Drops what was not committed; whoever waits to hold the version that died, or did not, may look again. */
+void store_write_end(struct store_write *write)
+{
+	struct store *store = write->store;
+
+	if (!store)
+		return;
+	if (write->txn)
+		mdb_txn_abort(write->txn);
+	if (write->dying) {
+		pthread_mutex_lock(&store->lock);
+		store_held_drop(write->dying);
+		pthread_cond_broadcast(&store->died);
+		pthread_mutex_unlock(&store->lock);
+	}
+	pthread_mutex_unlock(&store->write_lock);
+	*write = (struct store_write){};
+}
+
+struct store_chunk_key store_chunk_key(const struct store_digest *digest, uint32_t chunk)
+{
+	return (struct store_chunk_key){
+		.digest = *digest,
+		.encoding = STORE_ENCODING_SOURCE,
+		.layout = IMAGE_LAYOUT_VERSION,
+		.chunk = { (uint8_t)(chunk >> 24), (uint8_t)(chunk >> 16), (uint8_t)(chunk >> 8), (uint8_t)chunk },
+	};
+}
+
+/* The sizes of an image follow from each other; a record whose do not would send the pager astray. */
+static bool record_sane(const struct store_record *record)
+{
+	return record->version == STORE_FORMAT && record->payload_bytes > 0 &&
+	       record->payload_bytes % IMAGE_PAGE == 0 && record->n_chunks <= IMAGE_CHUNKS_MAX &&
+	       record->n_chunks == (record->payload_bytes + IMAGE_CHUNK_PAYLOAD - 1) / IMAGE_CHUNK_PAYLOAD;
+}
+
+int store_get_record(struct store *store, MDB_txn *txn, const struct store_digest *digest, struct store_record *ret)
+{
+	MDB_val key = store_val_digest(digest), value;
+	struct store_record record;
+	int r;
+
+	r = store_result(mdb_get(txn, store->records, &key, &value), NULL);
+	if (r)
+		return r;
+	if (value.mv_size != sizeof(record))
+		return STORE_E_CORRUPT;
+	memcpy(&record, value.mv_data, sizeof(record));
+	if (!record_sane(&record) || memcmp(&record.digest, digest, sizeof(*digest)) != 0)
+		return STORE_E_CORRUPT;
+	*ret = record;
+	return 0;
+}
+
+int store_get_name(struct store *store, MDB_txn *txn, const char *name, struct store_digest *ret)
+{
+	MDB_val key = store_val(name, strlen(name)), value;
+	int r;
+
+	if (!store_name_valid(name))
+		return STORE_E_NOT_FOUND;
+	r = store_result(mdb_get(txn, store->names, &key, &value), NULL);
+	if (r)
+		return r;
+	if (value.mv_size != sizeof(*ret))
+		return STORE_E_CORRUPT;
+	memcpy(ret, value.mv_data, sizeof(*ret));
+	return 0;
+}
+
+/* ---- opening ---- */
+
+/* mkdir -p, private to the daemon's user where it makes one. */
+static int make_directory(const char *path, struct diag *diag)
+{
+	_cleanup_free_ char *copy = strdup(path);
+	char *slash;
+
+	if (!copy)
+		return error_origin(-ENOMEM);
+	for (slash = copy + 1; (slash = strchr(slash, '/')); ++slash) {
+		*slash = '\0';
+		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+			return diag_set(diag, STORE_E_INVALID, "store %s: cannot make %s: %s", path, copy, strerror(errno));
+		*slash = '/';
+	}
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return diag_set(diag, STORE_E_INVALID, "store %s: cannot make it: %s", path, strerror(errno));
+	return 0;
+}
+
+/* Our own lock, not LMDB's: that one lets several processes in. It goes with the process, however it ends. */
+static int lock_directory(struct store *store, struct diag *diag)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (asprintf(&path, "%s/lorad.lock", store->directory) < 0)
+		return error_origin(-ENOMEM);
+	store->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (store->lock_fd < 0)
+		return diag_set(diag, STORE_E_INVALID, "store %s: %s", path, strerror(errno));
+	if (flock(store->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK)
+			return error_origin(-errno);
+		return diag_set(diag, STORE_E_BUSY, "store %s: another lorad is using it", store->directory);
+	}
+	return 0;
+}
+
+static int open_env_of(struct store *store, size_t map_bytes)
+{
+	int rc;
+
+	rc = mdb_env_create(&store->env);
+	if (rc)
+		return rc;
+	rc = mdb_env_set_mapsize(store->env, map_bytes);
+	if (!rc)
+		rc = mdb_env_set_maxdbs(store->env, 16);
+	if (!rc)
+		rc = mdb_env_set_maxreaders(store->env, READERS_MOST);
+	if (!rc)
+		rc = mdb_env_open(store->env, store->directory, MDB_NOTLS | MDB_NORDAHEAD, 0600);
+	if (rc) {
+		mdb_env_close(store->env);
+		store->env = NULL;
+	}
+	return rc;
+}
+
+/* The largest map the machine's address space limits allow. */
+static int open_env(struct store *store, struct diag *diag)
+{
+	size_t bytes;
+	int rc = ENOMEM, r, dead;
+
+	for (bytes = MAP_BYTES_MOST; bytes >= MAP_BYTES_LEAST && rc == ENOMEM; bytes /= 2)
+		rc = open_env_of(store, bytes);
+	if (rc > 0)
+		return diag_set(diag, STORE_E_INVALID, "store %s: %s", store->directory, strerror(rc));
+	r = store_result(rc, diag);
+	if (r)
+		return diag_prefix(diag, r, "store %s", store->directory);
+	return error_trace(store_result(mdb_reader_check(store->env, &dead), diag));
+}
+
+/* See the essay: a page that is missing at the end of the file becomes a page of zeros. */
+static int extend_data(struct store *store)
+{
+	MDB_envinfo info;
+	struct stat st;
+	off_t needed;
+	int rc;
+
+	rc = mdb_env_info(store->env, &info);
+	if (rc)
+		return store_result(rc, NULL);
+	needed = (off_t)((info.me_last_pgno + 1) * store->page);
+	if (fstat(store->data_fd, &st) < 0)
+		return error_origin(-errno);
+	if (st.st_size < needed && truncate(store->data_path, needed) < 0)
+		return error_origin(-errno);
+	return 0;
+}
+
+static int open_data(struct store *store)
+{
+	MDB_stat stat;
+	int rc;
+
+	if (asprintf(&store->data_path, "%s/data.mdb", store->directory) < 0) {
+		store->data_path = NULL;
+		return error_origin(-ENOMEM);
+	}
+	store->data_fd = open(store->data_path, O_RDONLY | O_CLOEXEC);
+	if (store->data_fd < 0)
+		return error_origin(-errno);
+	rc = mdb_env_stat(store->env, &stat);
+	if (rc)
+		return store_result(rc, NULL);
+	store->page = stat.ms_psize;
+	return error_trace(extend_data(store));
+}
+
+/* All databases, made where they are missing; a foreign environment is left alone. */
+static int open_databases(struct store *store, MDB_txn *txn, struct diag *diag)
+{
+	const uint32_t format = STORE_FORMAT;
+	struct {
+		const char *name;
+		MDB_dbi *dbi;
+	} all[] = {
+		{ "meta", &store->meta },       { "names", &store->names },   { "records", &store->records },
+		{ "configs", &store->configs }, { "chunks", &store->chunks }, { "pending", &store->pending },
+	};
+	MDB_val key = store_val("format", 6), value;
+	MDB_stat stat;
+	bool fresh;
+	int rc, r;
+
+	rc = mdb_stat(txn, 1, &stat); /* 1: LMDB's main database, which lists the named ones */
+	if (rc)
+		return store_result(rc, diag);
+	fresh = stat.ms_entries == 0;
+	if (!fresh && mdb_dbi_open(txn, "meta", 0, &store->meta))
+		return diag_set(diag, STORE_E_INVALID, "its data.mdb is another program's");
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); ++i) {
+		rc = mdb_dbi_open(txn, all[i].name, MDB_CREATE, all[i].dbi);
+		if (rc)
+			return store_result(rc, diag);
+	}
+	if (fresh) {
+		value = store_val(&format, sizeof(format));
+		rc = mdb_put(txn, store->meta, &key, &value, 0);
+		if (rc)
+			return store_result(rc, diag);
+	}
+	r = store_result(mdb_get(txn, store->meta, &key, &value), diag);
+	if (r == STORE_E_NOT_FOUND)
+		return diag_set(diag, STORE_E_INVALID, "its data.mdb is another program's");
+	if (r)
+		return r;
+	if (value.mv_size != sizeof(format) || memcmp(value.mv_data, &format, sizeof(format)) != 0)
+		return diag_set(diag, STORE_E_INVALID, "its format is not %u, the one this lorad reads", format);
+	return 0;
+}
+
+static int open_schema(struct store *store, struct diag *diag)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	int r;
+
+	r = store_write_begin(&write, store);
+	if (!r)
+		r = open_databases(store, write.txn, diag);
+	if (!r)
+		r = store_write_commit(&write, diag);
+	return r > 0 ? diag_prefix(diag, r, "store %s", store->directory) : r;
+}
+
+/**
+ * store_open() - open a store, making it where there is none
+ * @ret:        the store; close it after every snapshot of it is closed
+ * @directory:  its folder; missing parents are made too
+ * @diag:       says why not
+ *
+ * Takes the store's lock, clears reader slots of dead processes, proves what the pager relies on and deletes what a
+ * killed import left.
+ *
+ * Return: 0; STORE_E_BUSY, STORE_E_INVALID, STORE_E_FULL, STORE_E_CORRUPT; -errno.
+ */
+int store_open(struct store **ret, const char *directory, struct diag *diag)
+{
+	_cleanup_(store_closep) struct store *store = calloc(1, sizeof(*store));
+	int r;
+
+	if (!store)
+		return error_origin(-ENOMEM);
+	store->lock_fd = store->data_fd = -1;
+	pthread_mutex_init(&store->put_lock, NULL);
+	pthread_mutex_init(&store->write_lock, NULL);
+	pthread_mutex_init(&store->lock, NULL);
+	pthread_cond_init(&store->died, NULL);
+	for (size_t i = 0; i < STORE_HOLD_BUCKETS; ++i)
+		list_init(&store->held[i]);
+	store->directory = strdup(directory);
+	if (!store->directory)
+		return error_origin(-ENOMEM);
+
+	r = make_directory(directory, diag);
+	if (!r)
+		r = lock_directory(store, diag);
+	if (!r)
+		r = open_env(store, diag);
+	if (!r)
+		r = open_data(store);
+	if (!r)
+		r = open_schema(store, diag);
+	if (!r)
+		r = store_probe_init(store);
+	if (!r)
+		r = store_sweep_versions(store, /* all= */ true);
+	if (!r)
+		r = store_sweep_pending(store);
+	if (r)
+		return error_trace(r);
+	*ret = TAKE_PTR(store);
+	return 0;
+}
+
+/** store_close() - close a store; no snapshot, hold or call may be left */
+struct store *store_close(struct store *store)
+{
+	if (!store)
+		return NULL;
+	for (size_t i = 0; i < STORE_HOLD_BUCKETS; ++i)
+		assert(list_empty(&store->held[i]));
+	if (store->env)
+		mdb_env_close(store->env);
+	close_cleanup(&store->data_fd);
+	close_cleanup(&store->lock_fd);
+	pthread_cond_destroy(&store->died);
+	pthread_mutex_destroy(&store->lock);
+	pthread_mutex_destroy(&store->write_lock);
+	pthread_mutex_destroy(&store->put_lock);
+	free(store->data_path);
+	free(store->directory);
+	free(store);
+	return NULL;
+}
+
+const char *store_data_path(const struct store *store)
+{
+	return store->data_path;
+}
+
+/* ---- the index ---- */
+
+/** store_name_valid() - [A-Za-z0-9][A-Za-z0-9._-]{0,127} */
+bool store_name_valid(const char *name)
+{
+	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t n = strnlen(name, STORE_NAME_MAX + 1);
+
+	return n > 0 && n <= STORE_NAME_MAX && !strchr("._-", name[0]) && strspn(name, letters) == n;
+}
+
+void store_digest_hex(const struct store_digest *digest, char hex[65])
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < sizeof(digest->bytes); ++i) {
+		hex[2 * i] = digits[digest->bytes[i] >> 4];
+		hex[2 * i + 1] = digits[digest->bytes[i] & 15];
+	}
+	hex[64] = '\0';
+}
+
+/**
+ * store_find() - look a name up
+ * @ret_digest, @ret_record: either may be NULL
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_find(struct store *store, const char *name, struct store_digest *ret_digest, struct store_record *ret_record)
+{
+	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	struct store_record record;
+	struct store_digest digest;
+	int r;
+
+	r = store_read_begin(store, &txn);
+	if (!r)
+		r = store_get_name(store, txn, name, &digest);
+	if (r)
+		return error_trace(r);
+	r = store_get_record(store, txn, &digest, &record);
+	if (r)
+		return error_trace(r == STORE_E_NOT_FOUND ? STORE_E_CORRUPT : r);
+	if (ret_digest)
+		*ret_digest = digest;
+	if (ret_record)
+		*ret_record = record;
+	return 0;
+}
+
+int store_record(struct store *store, const struct store_digest *digest, struct store_record *ret)
+{
+	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	int r;
+
+	r = store_read_begin(store, &txn);
+	if (!r)
+		r = store_get_record(store, txn, digest, ret);
+	return error_trace(r);
+}
+
+/**
+ * store_config() - the adapter_config.json a version came with
+ * @ret:        its bytes, malloc'd, with a NUL behind them
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_config(struct store *store, const struct store_digest *digest, char **ret, size_t *ret_bytes)
+{
+	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	MDB_val key = store_val_digest(digest), value;
+	struct store_record record;
+	char *copy;
+	int r;
+
+	r = store_read_begin(store, &txn);
+	if (!r)
+		r = store_get_record(store, txn, digest, &record);
+	if (!r)
+		r = store_result(mdb_get(txn, store->configs, &key, &value), NULL);
+	if (r)
+		return error_trace(r);
+	if (value.mv_size != record.config_bytes || crc32c(0, value.mv_data, value.mv_size) != record.config_crc)
+		return STORE_E_CORRUPT;
+	copy = malloc(value.mv_size + 1);
+	if (!copy)
+		return error_origin(-ENOMEM);
+	memcpy(copy, value.mv_data, value.mv_size);
+	copy[value.mv_size] = '\0';
+	*ret = copy;
+	*ret_bytes = value.mv_size;
+	return 0;
+}
+
+/**
+ * store_each() - call @fn for every name, in byte order
+ * @fn:         must not write to the store; what it returns unless 0 ends the walk
+ *
+ * The walk sees one moment of the store. Return: what @fn returned last, STORE_E_CORRUPT, -errno.
+ */
+int store_each(struct store *store,
+	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata)
+{
+	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(mdb_cursor_closep) MDB_cursor *cursor = NULL;
+	MDB_cursor_op op = MDB_FIRST;
+	MDB_val key, value;
+	int r;
+
+	r = store_read_begin(store, &txn);
+	if (!r)
+		r = store_result(mdb_cursor_open(txn, store->names, &cursor), NULL);
+	if (r)
+		return error_trace(r);
+	for (; !(r = store_result(mdb_cursor_get(cursor, &key, &value, op), NULL)); op = MDB_NEXT) {
+		struct store_record record;
+		struct store_digest digest;
+		char name[STORE_NAME_MAX + 1];
+
+		if (key.mv_size > STORE_NAME_MAX || value.mv_size != sizeof(digest))
+			return STORE_E_CORRUPT;
+		memcpy(name, key.mv_data, key.mv_size);
+		name[key.mv_size] = '\0';
+		memcpy(&digest, value.mv_data, sizeof(digest));
+		r = store_get_record(store, txn, &digest, &record);
+		if (r)
+			return error_trace(r == STORE_E_NOT_FOUND ? STORE_E_CORRUPT : r);
+		r = fn(userdata, name, &record);
+		if (r)
+			return r;
+	}
+	return error_trace(r == STORE_E_NOT_FOUND ? 0 : r);
+}
+
+/* ---- holding versions ---- */
+
+static struct list *bucket_of(struct store *store, const struct store_digest *digest)
+{
+	uint32_t hash;
+
+	memcpy(&hash, digest, sizeof(hash)); /* a digest's bytes are random */
+	return &store->held[hash % STORE_HOLD_BUCKETS];
+}
+
+struct store_held *store_held_find(struct store *store, const struct store_digest *digest)
+{
+	struct list *bucket = bucket_of(store, digest);
+	struct store_held *held;
+
+	list_for_each(held, bucket, bucket)
+		if (memcmp(&held->digest, digest, sizeof(*digest)) == 0)
+			return held;
+	return NULL;
+}
+
+struct store_held *store_held_add(struct store *store, const struct store_digest *digest)
+{
+	struct store_held *held = calloc(1, sizeof(*held));
+
+	if (!held)
+		return NULL;
+	held->digest = *digest;
+	list_append(bucket_of(store, digest), &held->bucket);
+	return held;
+}
+
+void store_held_drop(struct store_held *held)
+{
+	list_unlink(&held->bucket);
+	free(held);
+}
+
+static int hold_unchecked(struct store *store, const struct store_digest *digest)
+{
+	struct store_held *held;
+	int r = 0;
+
+	pthread_mutex_lock(&store->lock);
+	while ((held = store_held_find(store, digest)) && held->dying)
+		pthread_cond_wait(&store->died, &store->lock);
+	if (!held)
+		held = store_held_add(store, digest);
+	if (held)
+		++held->holds;
+	else
+		r = -ENOMEM;
+	pthread_mutex_unlock(&store->lock);
+	return error_origin(r);
+}
+
+/**
+ * store_hold() - keep a version readable whatever becomes of its names
+ *
+ * The hold is counted before the record is looked up: a deletion either sees the hold and leaves the version alone, or
+ * had begun before and is waited for (one commit).
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_hold(struct store *store, const struct store_digest *digest)
+{
+	struct store_record record;
+	int r;
+
+	r = hold_unchecked(store, digest);
+	if (r)
+		return error_trace(r);
+	r = store_record(store, digest, &record);
+	if (r)
+		store_release(store, digest);
+	return error_trace(r);
+}
+
+/** store_release() - drop one hold; a version without names then goes with the next put, remove or open */
+void store_release(struct store *store, const struct store_digest *digest)
+{
+	struct store_held *held;
+
+	pthread_mutex_lock(&store->lock);
+	held = store_held_find(store, digest);
+	assert(held && held->holds > 0 && !held->dying);
+	if (--held->holds == 0) {
+		store->garbage |= held->nameless;
+		store_held_drop(held);
+	}
+	pthread_mutex_unlock(&store->lock);
+}

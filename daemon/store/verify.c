@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Verifying a version: every byte of it, as it lies on the disk
+ *
+ * Reads each chunk with its header past the page cache where that is possible, and checks the header's own sum, that it
+ * is the right header (digest, number, sizes as in the record), and the sum of the payload. The config has a sum in the
+ * record.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "daemon/store/store-internal.h"
+
+/* data.mdb for reading past the page cache, or else through it. */
+int store_open_direct(const struct store *store, bool *ret_direct)
+{
+	int fd;
+
+	fd = open(store->data_path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+	*ret_direct = fd >= 0;
+	if (fd < 0 && errno == EINVAL)
+		fd = open(store->data_path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? error_origin(-errno) : fd;
+}
+
+/* The chunk's value into the buffer; *ret_value points to where it begins. */
+static int read_value(int fd, const struct store_chunk *chunk, uint8_t *buffer, const uint8_t **ret_value,
+		      struct diag *diag)
+{
+	size_t bytes = IMAGE_PAGE + chunk->bytes;
+	ssize_t n;
+
+	if (!chunk->file_offset) {
+		*ret_value = chunk->value;
+		return 0;
+	}
+	n = pread(fd, buffer, bytes, (off_t)(chunk->file_offset - IMAGE_PAGE));
+	if (n < 0)
+		return diag_set(diag, STORE_E_CORRUPT, "cannot be read: %s", strerror(errno));
+	if ((size_t)n != bytes)
+		return diag_set(diag, STORE_E_CORRUPT, "the file ends in it");
+	*ret_value = buffer + STORE_PAGE_HEADER;
+	return 0;
+}
+
+/* Is this the header of that chunk of that version? Chunk 0's own copy of the sizes must be the record's. */
+int store_check_header(const struct store_record *record, uint32_t chunk, const void *value, size_t bytes,
+		       const struct image_header **ret, struct diag *diag)
+{
+	const struct image_header *header;
+	int r;
+
+	r = image_header_check(value, bytes, &header, diag);
+	if (r < 0)
+		return error_trace(r);
+	if (r)
+		return STORE_E_CORRUPT;
+	if (memcmp(header->digest, &record->digest, sizeof(header->digest)) != 0 || header->chunk != chunk ||
+	    header->n_chunks != record->n_chunks || header->payload_bytes != record->payload_bytes ||
+	    header->n_modules != record->n_modules || header->kind != record->kind ||
+	    memcmp(&header->geometry, &record->geometry, sizeof(header->geometry)) != 0)
+		return diag_set(diag, STORE_E_CORRUPT, "its header is another one's");
+	*ret = header;
+	return 0;
+}
+
+struct verify {
+	int fd;
+	const struct store_record *record;
+	uint8_t *buffer;                 /* a page and a chunk */
+	uint32_t sums[IMAGE_CHUNKS_MAX]; /* of all chunks; from chunk 0 */
+	struct diag *diag;
+};
+
+static int verify_chunk(struct verify *verify, uint32_t number, const struct store_chunk *chunk)
+{
+	const struct image_header *header;
+	const uint8_t *value;
+	int r;
+
+	r = read_value(verify->fd, chunk, verify->buffer, &value, verify->diag);
+	if (r)
+		return r;
+	r = store_check_header(verify->record, number, value, IMAGE_HEADER_BYTES + chunk->bytes, &header,
+			       verify->diag);
+	if (r)
+		return error_trace(r);
+	if (number == 0)
+		memcpy(verify->sums, header->chunk_crc, sizeof(verify->sums));
+	if (crc32c(0, value + IMAGE_HEADER_BYTES, chunk->bytes) != verify->sums[number])
+		return diag_set(verify->diag, STORE_E_CORRUPT, "its checksum is wrong");
+	return 0;
+}
+
+static int verify_chunks(struct verify *verify, const struct store_snapshot *snapshot)
+{
+	const struct store_chunk *chunks;
+	uint32_t n = store_snapshot_chunks(snapshot, &chunks);
+
+	for (uint32_t i = 0; i < n; ++i) {
+		int r = verify_chunk(verify, i, &chunks[i]);
+
+		if (r > 0)
+			return diag_prefix(verify->diag, r, "chunk %u of %u at byte %llu of data.mdb", i, n,
+					   (unsigned long long)chunks[i].file_offset);
+		if (r)
+			return error_trace(r);
+	}
+	return 0;
+}
+
+/**
+ * store_verify() - read all of a version and check every sum
+ * @diag:       names the chunk and its place in the file
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	_cleanup_free_ uint8_t *buffer = NULL;
+	_cleanup_free_ char *config = NULL;
+	_cleanup_close_ int fd = -1;
+	size_t config_bytes;
+	bool direct;
+	int r;
+
+	fd = store_open_direct(store, &direct);
+	if (fd < 0)
+		return error_trace(fd);
+	buffer = aligned_alloc(IMAGE_PAGE, IMAGE_PAGE + IMAGE_CHUNK_PAYLOAD);
+	if (!buffer)
+		return error_origin(-ENOMEM);
+	r = store_snapshot_open(store, digest, &snapshot);
+	if (r == STORE_E_CORRUPT)
+		return diag_set(diag, r, "its record or its list of chunks is damaged");
+	if (r)
+		return error_trace(r);
+	r = store_config(store, digest, &config, &config_bytes);
+	if (r > 0)
+		return diag_set(diag, STORE_E_CORRUPT, "its config is damaged");
+	if (r)
+		return error_trace(r);
+	return verify_chunks(&(struct verify){ .fd = fd, .record = store_snapshot_record(snapshot), .buffer = buffer,
+					       .diag = diag },
+			     snapshot);
+}
