@@ -28,6 +28,12 @@
 #define IMAGE_DIGEST_BYTES 32u
 
 enum image_kind { IMAGE_KIND_LORA = 1 };
+
+static inline const char *image_kind_name(uint32_t kind)
+{
+	return kind == IMAGE_KIND_LORA ? "lora" : "unknown";
+}
+
 enum image_result { IMAGE_OK, IMAGE_E_INVALID };
 
 /* The base model's shape, recorded so that an image is never put on another one. */
