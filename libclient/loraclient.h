@@ -6,6 +6,7 @@
  * lc_dispatch(), or simply lc_wait(), either of which calls your event function for each answer; lc_disconnect().
  *
  * Threads: a connection and its requests belong to one thread at a time. Different connections are independent.
+ * An event function may submit and cancel; it must not dispatch, wait or disconnect.
  * Errors: 0 or a negative errno; lc_error_text() has the daemon's or the library's words for the last one.
  * Ownership: objects from *_new and lc_connect are the caller's until the matching *_free or lc_disconnect. Strings and
  * arrays passed in are copied. Pointers inside an event live until the event function returns.
@@ -120,7 +121,7 @@ int lc_ping(lc_connection *connection, void *userdata, uint64_t *id);
 int lc_fd(const lc_connection *connection);
 int lc_poll_begin(lc_connection *connection); /* 1: events are there already, do not sleep */
 int lc_dispatch(lc_connection *connection);   /* number of events handled; -ECONNRESET: the daemon is gone */
-/* Dispatch at least one event, sleeping up to timeout_ms (-1: no limit). 0 on timeout. */
+/* Dispatch at least one event, sleeping up to timeout_ms (-1: no limit). 0 on timeout, or when a signal was handled. */
 int lc_wait(lc_connection *connection, int timeout_ms);
 
 #ifdef __cplusplus
