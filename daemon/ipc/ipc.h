@@ -61,6 +61,7 @@ struct ipc_ops {
 	void (*cancel)(void *userdata, struct ipc_session *session, uint64_t id);
 	void (*list)(void *userdata, struct ipc_session *session, uint64_t id); /* answer with ipc_send_adapter, _done */
 	void (*closed)(void *userdata, struct ipc_session *session); /* the client is gone: end its requests */
+	void (*room)(void *userdata, struct ipc_session *session);   /* it reads again after IPC_E_FULL; may be NULL */
 };
 
 struct ipc_options {
@@ -130,7 +131,8 @@ struct ipc_listed {
 
 enum ipc_result { IPC_OK, IPC_E_FULL, IPC_E_GONE };
 
-/* IPC_E_FULL: the client does not read; nothing was sent. ipc_send_done and _error keep their place in a reserve. */
+/* IPC_E_FULL: the client does not read; nothing was sent, ipc_ops.room() tells when to go on. ipc_send_adapter, _done and
+ * _error are never refused: they wait in the session until the client reads. Each id ends with exactly one of the latter. */
 int ipc_send_token(struct ipc_session *session, uint64_t id, const struct ipc_token *token);
 int ipc_send_scores(struct ipc_session *session, uint64_t id, const struct ipc_scores *scores);
 int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_listed *adapter);
