@@ -1,3 +1,4 @@
+include tests/unit/tools.mk
 include tests/unit/model.mk
 
 dist_check_SCRIPTS += tests/check-layers tests/check-headers
