@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
+#include "daemon/base/hist.h"
 #include "daemon/cache/cache.h"
 #include "daemon/ipc/ipc.h"
 #include "daemon/model/step.h"
@@ -26,12 +28,16 @@ struct sched_stats {
 	uint64_t requests, finished, failed, cancelled, preempted;
 	uint64_t adapters_in_steps;  /* sum over steps of distinct adapters: / steps = adapters per step */
 	uint64_t max_adapters;       /* most distinct adapters in one step */
-	uint64_t step_ns;            /* sum */
+	uint64_t max_rows;           /* most rows in one step */
 	uint32_t running, waiting;
+	struct hist step;            /* duration of a step */
+	struct hist queue, page_in;  /* per request, before it started: waiting for its turn, for its adapters */
+	struct hist first_token;     /* from arrival to the first token */
 };
 
 int sched_new(struct sched **ret, const struct sched_options *options);
 struct sched *sched_free(struct sched *sched);
+DEFINE_CLEANUP(struct sched *, sched_free)
 
 extern const struct ipc_ops sched_ipc_ops;      /* userdata: the sched */
 void sched_wake(void *sched);                   /* cache_options.changed */

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Engine
+ *
+ * All requests between admission and their last message, on the engine thread. A request is in one of three places:
+ *
+ *   waiting --start--> running --computed to the end--> leaving --all sent--> gone
+ *      ^                  |
+ *      '-----preempt------'
+ *
+ * Waiting requests hold nothing, running ones their KV blocks and adapters, leaving ones only text that their client has
+ * not read yet. A request that is cancelled, fails or loses its client leaves from any place. Independent of its place, a
+ * request with something unsent is on `unsent` as well; one with an unsent token runs no further until its client has read.
+ *
+ * This file keeps the places; start.c decides who starts and who yields memory, runner.c runs a turn.
+ */
+#include "daemon/sched/engine.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon/sched/answer.h"
+
+static int alloc_step(struct engine *engine, const struct step_limits *limits)
+{
+	engine->seq = calloc(limits->seqs, sizeof(*engine->seq));
+	engine->in_step = calloc(limits->seqs, sizeof(struct request *));
+	engine->item = calloc(limits->seqs, sizeof(*engine->item));
+	engine->victim = calloc(limits->seqs, sizeof(*engine->victim));
+	engine->flush = calloc(limits->seqs, sizeof(struct ipc_session *));
+	engine->result = calloc(limits->rows, sizeof(*engine->result));
+	if (!engine->seq || !engine->in_step || !engine->item || !engine->victim || !engine->flush || !engine->result)
+		return error_origin(-ENOMEM);
+	return 0;
+}
+
+/**
+ * engine_init() - an engine without requests
+ * @engine:     the engine; engine_deinit() also after a failure
+ * @options:    what it works with; limits.rows >= limits.seqs, so that every running request can decode in every step
+ */
+int engine_init(struct engine *engine, const struct sched_options *options)
+{
+	assert(options->limits.seqs && options->limits.rows >= options->limits.seqs);
+	*engine = (struct engine){ .options = *options };
+	list_init(&engine->waiting);
+	list_init(&engine->running);
+	list_init(&engine->leaving);
+	list_init(&engine->unsent);
+	list_init(&engine->listings);
+	return error_trace(alloc_step(engine, &options->limits));
+}
+
+void engine_deinit(struct engine *engine)
+{
+	assert(engine_empty(engine));
+	free(engine->seq);
+	free(engine->in_step);
+	free(engine->item);
+	free(engine->victim);
+	free(engine->flush);
+	free(engine->result);
+}
+
+bool engine_empty(const struct engine *engine)
+{
+	return list_empty(&engine->waiting) && list_empty(&engine->running) && list_empty(&engine->leaving) &&
+	       list_empty(&engine->listings);
+}
+
+/* ---- places ---- */
+
+/* By arrival. Almost everything arrives last; a preempted request finds its old place. */
+static void insert_by_arrival(struct list *head, struct request *request)
+{
+	struct list *after = head->prev;
+
+	while (after != head &&
+	       container_of(after, struct request, link)->ipc->arrived_ns > request->ipc->arrived_ns)
+		after = after->prev;
+	list_insert_before(after->next, &request->link);
+}
+
+/**
+ * engine_place() - move a request
+ * @engine:     the engine
+ * @request:    a request without a place, or in one
+ * @place:      where to; REQUEST_NOWHERE takes it out
+ */
+void engine_place(struct engine *engine, struct request *request, enum request_place place)
+{
+	list_unlink(&request->link);
+	engine->n_waiting -= request->place == REQUEST_WAITING;
+	engine->n_running -= request->place == REQUEST_RUNNING;
+	request->place = place;
+	switch (place) {
+	case REQUEST_NOWHERE:
+		break;
+	case REQUEST_WAITING:
+		insert_by_arrival(&engine->waiting, request);
+		engine->n_waiting++;
+		break;
+	case REQUEST_RUNNING:
+		insert_by_arrival(&engine->running, request);
+		engine->n_running++;
+		break;
+	case REQUEST_LEAVING:
+		list_append(&engine->leaving, &request->link);
+		break;
+	}
+}
+
+/* Give back what only a running request holds. */
+void engine_release(struct engine *engine, struct request *request)
+{
+	kv_drop(engine->options.kv, &request->kv);
+	if (request->held)
+		for (uint32_t i = 0; i < request->n_adapters; ++i)
+			cache_unhold(engine->options.cache, request->adapter[i]);
+	request->held = false;
+}
+
+static void remove_request(struct engine *engine, struct request *request)
+{
+	engine_release(engine, request);
+	engine_place(engine, request, REQUEST_NOWHERE);
+	list_unlink(&request->unsent_link);
+	request_free(request);
+}
+
+/* ---- the ways out ---- */
+
+/**
+ * engine_touch() - remember to wake a session's client
+ *
+ * Messages of a step are published as they are made; the client is woken once per step, by engine_flush().
+ */
+void engine_touch(struct engine *engine, struct ipc_session *session)
+{
+	for (uint32_t i = 0; i < engine->n_flush; ++i)
+		if (engine->flush[i] == session)
+			return;
+	if (engine->n_flush == engine->options.limits.seqs)
+		engine_flush(engine);
+	engine->flush[engine->n_flush++] = ipc_session_ref(session);
+}
+
+void engine_flush(struct engine *engine)
+{
+	for (uint32_t i = 0; i < engine->n_flush; ++i) {
+		ipc_flush(engine->flush[i]);
+		ipc_session_unref(engine->flush[i]);
+	}
+	engine->n_flush = 0;
+}
+
+/* A request that ends as it should, or by its client's wish. */
+void engine_finish(struct engine *engine, struct request *request, enum answer_finish finish, uint64_t now_ns)
+{
+	answer_done(request, finish, now_ns);
+	engine_touch(engine, request->ipc->session);
+	if (finish == ANSWER_CANCELLED)
+		engine->stats.cancelled++;
+	else
+		engine->stats.finished++;
+	remove_request(engine, request);
+}
+
+void engine_fail(struct engine *engine, struct request *request, int code, const char *text)
+{
+	answer_error(request, code, text);
+	engine_touch(engine, request->ipc->session);
+	engine->stats.failed++;
+	remove_request(engine, request);
+}
+
+static void remove_listing(struct listing *listing)
+{
+	list_unlink(&listing->link);
+	listing_free(listing);
+}
+
+static enum answer_finish finish_of(enum request_end end)
+{
+	return end == REQUEST_FULL_LENGTH ? ANSWER_LENGTH : ANSWER_STOP;
+}
+
+/**
+ * engine_after_result() - a request took in a step's result: keep what could not be sent, let go of one that ended
+ */
+void engine_after_result(struct engine *engine, struct request *request, uint64_t now_ns)
+{
+	engine_touch(engine, request->ipc->session);
+	if (request_has_unsent(request) && !list_linked(&request->unsent_link))
+		list_append(&engine->unsent, &request->unsent_link);
+	if (request->end == REQUEST_GOES_ON)
+		return;
+	if (!request_has_unsent(request)) {
+		engine_finish(engine, request, finish_of(request->end), now_ns);
+		return;
+	}
+	engine_release(engine, request);
+	engine_place(engine, request, REQUEST_LEAVING);
+}
+
+/* ---- what comes in ---- */
+
+void engine_add(struct engine *engine, struct request *request)
+{
+	engine->stats.requests++;
+	if (request->ipc->kind == IPC_SCORE && request->n_prompt == 1) { /* one token: nothing precedes it */
+		request->end = REQUEST_SCORED;
+		engine_after_result(engine, request, clock_ns());
+		return;
+	}
+	engine_place(engine, request, REQUEST_WAITING);
+}
+
+void engine_add_listing(struct engine *engine, struct listing *listing)
+{
+	list_append(&engine->listings, &listing->link);
+}
+
+static struct request *find_in(struct list *head, const struct ipc_session *session, uint64_t id)
+{
+	struct request *request;
+
+	list_for_each(request, head, link)
+		if (request->ipc->session == session && request->ipc->id == id)
+			return request;
+	return NULL;
+}
+
+/* End a request by its client's wish. One that ended already is none any more: its client has the last message. */
+void engine_cancel(struct engine *engine, const struct ipc_session *session, uint64_t id, uint64_t now_ns)
+{
+	struct list *const places[] = { &engine->running, &engine->waiting, &engine->leaving };
+	struct request *request = NULL;
+
+	for (size_t i = 0; i < sizeof(places) / sizeof(*places) && !request; ++i)
+		request = find_in(places[i], session, id);
+	if (request)
+		engine_finish(engine, request, ANSWER_CANCELLED, now_ns);
+}
+
+static void close_in(struct engine *engine, struct list *head, const struct ipc_session *session)
+{
+	struct request *request;
+
+	list_for_each(request, head, link)
+		if (request->ipc->session == session) {
+			engine->stats.cancelled++;
+			remove_request(engine, request);
+		}
+}
+
+/* The client is gone: nobody is told. */
+void engine_close(struct engine *engine, const struct ipc_session *session)
+{
+	struct listing *listing;
+
+	close_in(engine, &engine->running, session);
+	close_in(engine, &engine->waiting, session);
+	close_in(engine, &engine->leaving, session);
+	list_for_each(listing, &engine->listings, link)
+		if (listing->session == session)
+			remove_listing(listing);
+}
+
+static void fail_in(struct engine *engine, struct list *head, int code, const char *text)
+{
+	struct request *request;
+
+	list_for_each(request, head, link)
+		engine_fail(engine, request, code, text);
+}
+
+/* End everything with a reason. */
+void engine_fail_all(struct engine *engine, int code, const char *text)
+{
+	struct listing *listing;
+
+	fail_in(engine, &engine->running, code, text);
+	fail_in(engine, &engine->waiting, code, text);
+	fail_in(engine, &engine->leaving, code, text);
+	list_for_each(listing, &engine->listings, link) {
+		(void)ipc_send_error(listing->session, listing->id, code, text);
+		engine_touch(engine, listing->session);
+		remove_listing(listing);
+	}
+	engine_flush(engine);
+}
+
+/* ---- clients that do not read ---- */
+
+static bool is_stuck(uint64_t *stuck_ns, bool sent, uint64_t now_ns)
+{
+	if (sent || !*stuck_ns)
+		*stuck_ns = now_ns;
+	return now_ns - *stuck_ns > ENGINE_STUCK_NS;
+}
+
+static void send_unsent(struct engine *engine, struct request *request, uint64_t now_ns)
+{
+	bool sent = answer_send_unsent(request), all = !request_has_unsent(request);
+
+	if (sent)
+		engine_touch(engine, request->ipc->session);
+	if (is_stuck(&request->stuck_ns, sent, now_ns)) {
+		engine_finish(engine, request, ANSWER_CANCELLED, now_ns);
+		return;
+	}
+	if (!all)
+		return;
+	list_unlink(&request->unsent_link);
+	request->stuck_ns = 0;
+	if (request->place == REQUEST_LEAVING)
+		engine_finish(engine, request, finish_of(request->end), now_ns);
+}
+
+/**
+ * engine_send_unsent() - try again what found no room
+ *
+ * A client that reads nothing for ENGINE_STUCK_NS loses the request.
+ */
+void engine_send_unsent(struct engine *engine, uint64_t now_ns)
+{
+	struct listing *listing;
+	struct request *request;
+
+	list_for_each(request, &engine->unsent, unsent_link)
+		send_unsent(engine, request, now_ns);
+	list_for_each(listing, &engine->listings, link) {
+		bool sent = listing_send(listing);
+
+		if (sent)
+			engine_touch(engine, listing->session);
+		if (listing_is_sent(listing) || is_stuck(&listing->stuck_ns, sent, now_ns))
+			remove_listing(listing);
+	}
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine: all admitted requests and one turn of the step loop. Engine thread only; see engine.c. */
+#ifndef LORAD_SCHED_ENGINE_H
+#define LORAD_SCHED_ENGINE_H
+
+#include "daemon/base/clock.h"
+#include "daemon/sched/answer.h"
+#include "daemon/sched/batch.h"
+#include "daemon/sched/listing.h"
+#include "daemon/sched/request.h"
+#include "daemon/sched/sched.h"
+
+#define ENGINE_PREFETCH_AHEAD 16u        /* waiting requests beyond the free places whose adapters are fetched */
+#define ENGINE_SCAN_MAX 512u             /* waiting requests looked at in one turn */
+#define ENGINE_NO_ROOM_NS (1 * NS_PER_S) /* a request that found no room for its adapters lets others pass so long */
+#define ENGINE_STUCK_NS (30 * NS_PER_S)  /* a client that reads nothing keeps its requests so long */
+
+struct engine {
+	struct sched_options options;
+	struct list waiting, running; /* by arrival */
+	struct list leaving;
+	struct list unsent;           /* by unsent_link */
+	struct list listings;
+	uint32_t n_waiting, n_running;
+
+	/* Scratch of one turn: [limits.seqs] each, results [limits.rows]. */
+	struct step_seq *seq;
+	struct request **in_step;
+	struct batch_item *item;
+	struct batch_victim *victim;
+	struct kern_result *result;
+	struct ipc_session **flush;   /* sessions that were sent something since the last flush */
+	uint32_t n_flush;
+
+	struct sched_stats stats;
+};
+
+enum engine_turn {
+	ENGINE_IDLE,  /* nothing can go on until something comes in or an adapter changes its state */
+	ENGINE_STUCK, /* only clients that do not read: look again soon */
+	ENGINE_BUSY,  /* a step ran */
+};
+
+int engine_init(struct engine *engine, const struct sched_options *options);
+void engine_deinit(struct engine *engine);
+bool engine_empty(const struct engine *engine);
+
+void engine_add(struct engine *engine, struct request *request);          /* takes it over */
+void engine_add_listing(struct engine *engine, struct listing *listing);  /* takes it over */
+void engine_cancel(struct engine *engine, const struct ipc_session *session, uint64_t id, uint64_t now_ns);
+void engine_close(struct engine *engine, const struct ipc_session *session);
+void engine_fail_all(struct engine *engine, int code, const char *text);
+enum engine_turn engine_turn(struct engine *engine);                      /* runner.c */
+
+/* Between the engine's own files. */
+void engine_place(struct engine *engine, struct request *request, enum request_place place);
+void engine_release(struct engine *engine, struct request *request);
+void engine_touch(struct engine *engine, struct ipc_session *session);
+void engine_flush(struct engine *engine);
+void engine_finish(struct engine *engine, struct request *request, enum answer_finish finish, uint64_t now_ns);
+void engine_fail(struct engine *engine, struct request *request, int code, const char *text);
+void engine_after_result(struct engine *engine, struct request *request, uint64_t now_ns);
+void engine_send_unsent(struct engine *engine, uint64_t now_ns);
+void engine_start_waiting(struct engine *engine, uint64_t now_ns);        /* start.c */
+void engine_reserve_kv(struct engine *engine);                            /* start.c */
+
+#endif
