@@ -1,4 +1,5 @@
 include tests/unit/tools.mk
+include tests/unit/ipc.mk
 include tests/unit/model.mk
 
 dist_check_SCRIPTS += tests/check-layers tests/check-headers

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The event loop: epoll, timers, signals, posts from other threads. See loop.c. */
+/* The event loop: epoll, timers, posts from other threads. See loop.c. */
 #ifndef LORAD_OS_LOOP_H
 #define LORAD_OS_LOOP_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 struct loop;
@@ -12,8 +11,7 @@ struct loop;
 struct loop_source {
 	int fd;
 	void (*fn)(struct loop_source *source, uint32_t events); /* EPOLL* bits */
-	struct loop *loop;
-	bool gone; /* removed while its event was already fetched */
+	struct loop *loop; /* NULL: not watched */
 };
 
 #define LOOP_SOURCE_NULL { .fd = -1 }
@@ -29,7 +27,7 @@ struct loop_timer {
 int loop_new(struct loop **ret);
 struct loop *loop_free(struct loop *loop);
 int loop_run(struct loop *loop);               /* until loop_stop() */
-void loop_stop(struct loop *loop);
+void loop_stop(struct loop *loop);              /* from any thread */
 
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
 	     void (*fn)(struct loop_source *source, uint32_t events));
