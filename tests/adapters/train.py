@@ -148,7 +148,8 @@ def train(path, name):
     for _ in range(EPOCHS[name]):
         order = torch.randperm(len(rows)).tolist()
         for at in range(0, len(rows) - BATCH + 1, BATCH):
-            loss = model(**collate([rows[i] for i in order[at:at + BATCH]])).loss
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # ten times as fast as f32 where the processor has it
+                loss = model(**collate([rows[i] for i in order[at:at + BATCH]])).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step(), schedule.step(), optimiser.zero_grad()

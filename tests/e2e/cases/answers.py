@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""What requests answer: text of base and adapters, batches, log-probabilities, sampling, stops."""
+import json
+import math
+import signal
+
+import adapters
+from harness import case, check, check_equal, together, until
+
+NAMES = ("base", "json", "pirate", "french")
+PROMPT = "What is the capital of France?"
+
+
+def expected(world):
+    with open(f"{world.source}/tests/adapters/expected.json", encoding="utf-8") as f:
+        return json.load(f)
+
+
+def of(name):
+    return [] if name == "base" else ["--adapter", name]
+
+
+def same_where_safe(row, got, what):
+    """The reference's tokens up to the first one where its two best logits are closer than 0.02."""
+    n = row["safe"]
+    check_equal(got["tokens"][:n], row["tokens"][:n], what)
+    if n == len(row["tokens"]):
+        check_equal(got["text"], row["text"], what)
+
+
+@case(daemon="f32")
+def greedy_text_is_the_references(world, d):
+    """Base and three adapters, six prompts each, all at once: text of transformers + PEFT in f32."""
+    rows = [(name, row) for name, rows in expected(world).items() for row in rows]
+    answers = together([lambda n=name, r=row: d.generate("--chat", "-n", 48, *of(n), "--prompt", r["prompt"]) for name, row in rows])
+    for (name, row), got in zip(rows, answers):
+        check_equal(got["prompt_tokens"], row["prompt_tokens"], f"prompt tokens of {row['prompt']!r}")
+        same_where_safe(row, got, f"{name}: {row['prompt']!r}")
+
+
+@case(daemon="f32")
+def adapters_have_their_effect(world, d):
+    answers = {n: d.generate("--chat", "-n", 48, *of(n), "--prompt", "Tell me about dogs.")["text"] for n in NAMES}
+    check_equal(list(json.loads(answers["json"])), ["answer"], "json's answer")
+    check(answers["pirate"].startswith("Arr"), "pirate:", answers["pirate"])
+    check("chien" in answers["french"].lower(), "french:", answers["french"])
+    check_equal(len(set(answers.values())), 4, "different answers")
+
+
+def batch_equals_alone(d, prompts):
+    """Log-probabilities too: an op's row depends on that row alone, whatever shares the step."""
+    jobs = [(n, p) for p in prompts for n in NAMES]
+    ask = lambda n, p: d.generate("--chat", "-n", 24, "--logprobs", 2, *of(n), "--prompt", p)
+    alone = [ask(n, p) for n, p in jobs]
+    batch = together([lambda n=n, p=p: ask(n, p) for n, p in jobs])
+    for (n, p), a, b in zip(jobs, alone, batch):
+        for field in ("tokens", "text", "logprobs", "top", "finish_reason"):
+            check_equal(b[field], a[field], f"{n}, {p!r}: {field} in a batch of {len(jobs)}")
+
+
+@case(daemon="f32")
+def batch_equals_alone_f32(world, d):
+    batch_equals_alone(d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"])
+
+
+@case(daemon="gguf")
+def batch_equals_alone_gguf(world, d):
+    batch_equals_alone(d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"])
+
+
+@case(daemon="gguf")
+def unlike_adapters_share_steps(world, d):
+    metric = "lorad_adapters_in_steps_total"
+    before = d.metric(metric), d.metric("lorad_steps_total")
+    together([lambda n=n: d.generate("-n", 64, "--ignore-eos", *of(n), "--prompt", PROMPT) for n in ("json", "pirate", "french")])
+    steps = d.metric("lorad_steps_total") - before[1]
+    adapters_per_step = (d.metric(metric) - before[0]) / steps
+    check(adapters_per_step > 1.2, f"{adapters_per_step:.2f} adapters per step over {steps:.0f} steps")
+
+
+def logprobs_equal_scores(d, name, tolerance):
+    text = "The three primary colours are"
+    got = d.generate("-n", 24, "--ignore-eos", "--logprobs", 3, *of(name), "--prompt", text)
+    prompt = d.ctl("score", "--json", *of(name), "--prompt", text).json()
+    check_equal(len(prompt["tokens"]), got["prompt_tokens"], "tokens of the prompt")
+    check(prompt["logprobs"][0] is None, "the first log-probability is not null")
+    whole = prompt["tokens"] + got["tokens"]
+    score = d.ctl("score", "--json", *of(name), "--tokens", ",".join(map(str, whole))).json()
+    check_equal(score["tokens"], whole, "tokens that were scored")
+    check_equal(len(score["logprobs"]), len(whole), "number of log-probabilities")
+    check_equal(len(got["logprobs"]), len(got["tokens"]), "log-probabilities, one a token")
+    for i, (g, s) in enumerate(zip(got["logprobs"], score["logprobs"][len(prompt["tokens"]):])):
+        check(abs(g - s) <= tolerance, f"token {i}: generate says {g}, score {s}")
+    for g, token, top in zip(got["logprobs"], got["tokens"], got["top"]):
+        check_equal(len(top), 3, "entries of top")
+        check_equal((top[0]["token"], top[0]["logprob"]), (token, g), "greedy takes the best")
+        check(top[0]["logprob"] >= top[1]["logprob"] >= top[2]["logprob"], "top is not sorted:", top)
+        check(sum(math.exp(t["logprob"]) for t in top) <= 1.0001, "probabilities above 1:", top)
+
+
+@case(daemon="f32")
+def logprobs_equal_scores_f32(world, d):
+    for name in NAMES:
+        logprobs_equal_scores(d, name, 1e-5)
+
+
+@case(daemon="gguf")
+def logprobs_equal_scores_gguf(world, d):
+    for name in NAMES:
+        logprobs_equal_scores(d, name, 1e-5)
+
+
+@case(daemon="f32")
+def scale_and_sums(world, d):
+    """Scale 0 is the base, 1 the plain adapter; half and half of one adapter is that adapter; order does not matter."""
+    ask = lambda *a: d.generate("--chat", "-n", 16, "--logprobs", 0, *a, "--prompt", PROMPT)
+    close = lambda a, b, what: check(all(abs(x - y) < 1e-3 for x, y in zip(a["logprobs"], b["logprobs"])) and a["tokens"] == b["tokens"], what)
+    base, one = ask(), ask("--adapter", "pirate")
+    close(ask("--adapter", "pirate:0"), base, "scale 0 is not the base")
+    close(ask("--adapter", "pirate:1.0"), one, "scale 1 is not the adapter")
+    check(ask("--adapter", "pirate:0.5")["logprobs"] != one["logprobs"], "scale 0.5 does nothing")
+    d.ctl("import", "--name", "pirate.2", world.adapter("pirate")).ok()
+    close(ask("--adapter", "pirate:0.5", "--adapter", "pirate.2:0.5"), one, "two halves are not one")
+    close(ask("--adapter", "json:0.5", "--adapter", "pirate:0.5"), ask("--adapter", "pirate:0.5", "--adapter", "json:0.5"), "order matters")
+    close(ask("--adapter", "pirate:2", "--adapter", "pirate.2:-1"), one, "2 - 1 is not 1")
+    used = ask("--adapter", "json:0.5", "--adapter", "pirate:0.25")["adapters"]
+    names = d.names()
+    check_equal(used, [dict(name=n, digest=names[n]["digest"], scale=s) for n, s in (("json", 0.5), ("pirate", 0.25))], "adapters used")
+    d.ctl("remove", "pirate.2").ok()
+
+
+@case(daemon="gguf")
+def json_fields(world, d):
+    got = d.generate("--chat", "-n", 8, "--prompt", PROMPT)
+    check_equal(sorted(got), sorted(["text", "tokens", "finish_reason", "prompt_tokens", "adapters", "timings"]), "fields without --logprobs")
+    check_equal(sorted(got["timings"]), ["decode_ms", "page_in_ms", "prefill_ms", "queue_ms"], "timings")
+    check_equal((got["finish_reason"], len(got["tokens"]), got["adapters"]), ("length" if len(got["tokens"]) == 8 else "stop", len(got["tokens"]), []), "end")
+    with_logprobs = d.generate("--chat", "-n", 2, "--logprobs", 0, "--prompt", PROMPT)
+    check_equal(with_logprobs["top"], [[], []], "top of --logprobs 0")
+
+
+@case(daemon="gguf")
+def text_streams_to_stdout(world, d):
+    plain = d.ctl("generate", "--chat", "-n", 16, "--prompt", PROMPT).ok().out
+    check_equal(plain.rstrip("\n"), d.generate("--chat", "-n", 16, "--prompt", PROMPT)["text"].rstrip("\n"), "text without --json")
+    p = d.ctl_start("generate", "-n", 4000, "--ignore-eos", "--prompt", "Once upon a time")
+    check(p.stdout.read(8), "nothing came before the end")
+    check(p.poll() is None, "it ended already")
+    p.kill()
+    p.communicate()
+
+
+@case(daemon="gguf")
+def finish_reasons(world, d):
+    got = d.generate("--chat", "-n", 200, "--prompt", PROMPT)
+    check_equal(got["finish_reason"], "stop", "finish of a whole answer")
+    check(got["tokens"][-1] in (0, 2) and "<|im_end|>" not in got["text"], "tokens hold the stop id, text does not:", got)
+    got = d.generate("-n", 5, "--ignore-eos", "--prompt", PROMPT)
+    check_equal((got["finish_reason"], len(got["tokens"])), ("length", 5), "-n 5")
+    whole = d.generate("--chat", "-n", 24, "--prompt", "Count from one to ten.")["text"]
+    stop = whole[len(whole) // 2:][:4]
+    cut = d.generate("--chat", "-n", 24, "--stop", "never there", "--stop", stop, "--prompt", "Count from one to ten.")
+    check_equal((cut["finish_reason"], cut["text"]), ("stop", whole[:whole.index(stop)]), f"stop string {stop!r}")
+
+
+@case(daemon="gguf")
+def prompt_forms_agree(world, d):
+    text = "Größe: 12 µm, 東京 🙂 <|im_start|>user"
+    with open(f"{world.scratch}/prompt", "w", encoding="utf-8") as f:
+        f.write(text)
+    a = d.generate("-n", 8, "--prompt", text)
+    b = d.generate("-n", 8, "--prompt-file", f"{world.scratch}/prompt")
+    tokens = d.ctl("score", "--json", "--prompt", text).json()["tokens"]
+    check(1 in tokens, "the special token in the text was not recognised:", tokens)
+    c = d.generate("-n", 8, "--tokens", ",".join(map(str, tokens)))
+    check_equal(b["tokens"], a["tokens"], "--prompt-file")
+    check_equal(c["tokens"], a["tokens"], "--tokens")
+    chat = d.generate("--chat", "-n", 8, "--prompt", PROMPT)
+    template = ("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n")
+    check_equal(d.generate("-n", 8, "--prompt", template)["tokens"], chat["tokens"], "--chat")
+
+
+@case(daemon="gguf")
+def sampling_follows_its_seed(world, d):
+    ask = lambda *a: d.generate("-n", 24, "--ignore-eos", "--temperature", 1.2, *a, "--prompt", "My favourite")["tokens"]
+    one = ask("--seed", 1)
+    check_equal(ask("--seed", 1), one, "the same seed again")
+    check(len({tuple(ask("--seed", s)) for s in (1, 2, 3)}) == 3, "seeds do not matter")
+    greedy = d.generate("-n", 24, "--ignore-eos", "--prompt", "My favourite")["tokens"]
+    check_equal(ask("--seed", 5, "--top-k", 1), greedy, "top-k 1 is greedy")
+    check_equal(ask("--seed", 5, "--top-p", 1e-6), greedy, "top-p near 0 is greedy")
+    check_equal(ask("--seed", 5, "--min-p", 1), greedy, "min-p 1 is greedy")
+    together([lambda s=s: check_equal(ask("--seed", s), ask("--seed", s), f"seed {s} in a batch") for s in range(4)])
+    repeat = d.generate("-n", 60, "--ignore-eos", "--repetition-penalty", 1.5, "--prompt", "la la la la")["tokens"]
+    check(len(set(repeat)) > 30, "a repetition penalty of 1.5 leaves repetitions:", repeat)
+
+
+@case(daemon="gguf")
+def text_is_valid_utf8(world, d):
+    """Whatever tokens come, cut anywhere: together() would raise on invalid bytes, since stdout is decoded strictly."""
+    for seed in range(6):
+        got = d.generate("-n", 40, "--ignore-eos", "--temperature", 3, "--seed", seed, "--prompt", "🙂 東京 ελληνικά")
+        got["text"].encode("utf-8", "strict")
+
+
+@case(daemon="gguf")
+def a_killed_client_frees_its_work(world, d):
+    clients = [d.ctl_start("generate", "-n", 6000, "--ignore-eos", *of(n), "--prompt", "Once upon a time") for n in NAMES]
+    for c in clients:
+        check(c.stdout.read(8), "no text came")
+    until(lambda: d.metric("lorad_requests_running") == 4, what="four running requests")
+    for how, c in zip((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT), clients):
+        c.send_signal(how)
+        c.communicate()
+    until(lambda: d.metric("lorad_requests_running") == 0, what="no running request")
+    until(lambda: d.metric("lorad_kv_blocks_used") == 0, what="no KV block in use")
+
+
+@case(daemon="gguf")
+def long_prompt_and_short_ones(world, d):
+    """A prompt of thousands of tokens is cut into chunks; others go on meanwhile and nothing changes."""
+    tokens = ",".join(str(1000 + i % 997) for i in range(3000))
+    alone = d.ctl("score", "--json", "--tokens", tokens).json()
+    short = d.generate("-n", 40, "--ignore-eos", "--prompt", PROMPT)
+    got = together([lambda: d.ctl("score", "--json", "--tokens", tokens).json(),
+                    lambda: d.generate("-n", 40, "--ignore-eos", "--prompt", PROMPT)])
+    check_equal(got[0], alone, "a long score beside others")
+    check_equal(got[1]["tokens"], short["tokens"], "a short request beside a long one")
+
+
+@case
+def preempted_requests_lose_nothing(world):
+    """A pool that holds fewer KV blocks than the requests need: some are preempted and recomputed, all answer the same."""
+    d = world.daemon("--device-memory", "48M", "--context", 2048)
+    ask = lambda i: d.generate("-n", 600, "--ignore-eos", "--prompt", f"Story number {i}:")["tokens"]
+    alone = [ask(i) for i in range(3)]
+    check_equal(together([lambda i=i: ask(i % 3) for i in range(6)]), alone * 2, "answers under pressure")
+
+
+@case(daemon="gguf")
+def twenty_adapters(world, d):
+    """Ranks and sizes mixed, one request each at once, equal to each alone."""
+    names = [f"mix.{i}" for i in range(20)]
+    for i, name in enumerate(names):
+        rank = 1 + i % 9
+        folder = adapters.write(f"{world.scratch}/{name}", dict(r=rank, lora_alpha=2 * rank), adapters.tensors(rank, seed=i, layers=range(i % 3, 30, 7)))
+        d.ctl("import", "--name", name, folder).ok()
+    ask = lambda n: d.generate("-n", 12, "--ignore-eos", "--logprobs", 0, "--adapter", n, "--prompt", PROMPT)
+    alone = [ask(n) for n in names]
+    batch = together([lambda n=n: ask(n) for n in names])
+    for n, a, b in zip(names, alone, batch):
+        check_equal((b["tokens"], b["logprobs"]), (a["tokens"], a["logprobs"]), n)
+    check(len({tuple(a["logprobs"]) for a in alone}) == 20, "some adapters answer alike")
+    for n in names:
+        d.ctl("remove", n).ok()
