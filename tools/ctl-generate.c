@@ -12,7 +12,6 @@
 
 #include "tools/ask.h"
 #include "tools/ctl.h"
-#include "tools/number.h"
 #include "tools/talk.h"
 
 #define STOPS_MAX 16
@@ -42,14 +41,9 @@ static const char *const finish_names[] = {
 static int set_seed(void *state, const char *value, struct diag *diag)
 {
 	struct generate *generate = state;
-	int r = number_uint(value, &generate->seed);
 
-	if (r == NUMBER_E_SYNTAX)
-		return diag_set(diag, TOOL_USAGE, "--seed %s: not a number", value);
-	if (r)
-		return diag_set(diag, TOOL_FAILED, "--seed %s: must be from 0 to 18446744073709551615", value);
 	generate->has_seed = true;
-	return TOOL_OK;
+	return options_uint("--seed", value, &generate->seed, diag);
 }
 
 static int set_stop(void *state, const char *value, struct diag *diag)

@@ -1,4 +1,6 @@
 # Layer 7: the programs for people. They see libclient, kernels, base, os and format only.
+bin_PROGRAMS += tools/loractl tools/lorabench
+
 noinst_LTLIBRARIES += tools/libtools.la
 tools_libtools_la_SOURCES = \
 	tools/control.c tools/control.h \
@@ -8,3 +10,33 @@ tools_libtools_la_SOURCES = \
 	tools/tool.c tools/tool.h
 tools_libtools_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tools_libtools_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS)
+
+tools_loractl_SOURCES = \
+	tools/ask.c tools/ask.h \
+	tools/ctl.c tools/ctl.h \
+	tools/ctl-export.c \
+	tools/ctl-generate.c \
+	tools/ctl-import.c \
+	tools/ctl-list.c \
+	tools/ctl-metrics.c \
+	tools/ctl-pin.c \
+	tools/ctl-prefetch.c \
+	tools/ctl-remove.c \
+	tools/ctl-score.c \
+	tools/ctl-show.c \
+	tools/ctl-status.c \
+	tools/ctl-unpin.c \
+	tools/ctl-verify.c \
+	tools/loractl.c \
+	tools/talk.c tools/talk.h
+tools_loractl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tools_loractl_LDADD = tools/libtools.la libclient/libloraclient.la
+
+tools_lorabench_SOURCES = \
+	tools/bench.h \
+	tools/bench-adapters.c \
+	tools/bench-load.c \
+	tools/lorabench.c \
+	tools/talk.c tools/talk.h
+tools_lorabench_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tools_lorabench_LDADD = tools/libtools.la libclient/libloraclient.la -lm

@@ -99,6 +99,20 @@ static int set_number(const struct given *given, void *member, struct diag *diag
 	return TOOL_OK;
 }
 
+/** options_uint() - the number of an option whose set() wants one; @spelled as in messages */
+int options_uint(const char *spelled, const char *text, uint64_t *ret, struct diag *diag)
+{
+	uint64_t value = 0;
+	int r = number_uint(text, &value);
+
+	if (r == NUMBER_E_SYNTAX)
+		return diag_set(diag, TOOL_USAGE, "%s %s: not a number", spelled, text);
+	if (r)
+		return diag_set(diag, TOOL_FAILED, "%s %s: must be from 0 to 18446744073709551615", spelled, text);
+	*ret = value;
+	return TOOL_OK;
+}
+
 static int set_value(const struct given *given, struct diag *diag)
 {
 	const struct option *option = given->option;

@@ -48,6 +48,7 @@ struct options {
 };
 
 int options_parse(const struct options *options, char **args, size_t *n_args, size_t *ret_used, struct diag *diag);
+int options_uint(const char *spelled, const char *text, uint64_t *ret, struct diag *diag);
 void options_help(const struct option *options, FILE *to);
 
 #endif

@@ -133,9 +133,20 @@ static int watch_signals(struct talk *talk)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
+	sigprocmask(SIG_BLOCK, &set, &talk->old_signals);
 	talk->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return talk->signal_fd < 0 ? diag_set(talk->diag, TOOL_FAILED, "signalfd: %s", strerror(errno)) : TOOL_OK;
+}
+
+static void end(struct talk *talk)
+{
+	lc_disconnect(talk->connection);
+	talk->connection = NULL;
+	if (talk->signal_fd >= 0)
+		close(talk->signal_fd);
+	sigprocmask(SIG_SETMASK, &talk->old_signals, NULL);
+	free(talk->out);
+	talk->out = NULL;
 }
 
 /**
@@ -149,7 +160,6 @@ int talk_run(struct talk *talk)
 	char error[sizeof(talk->diag->text)] = "";
 	int r;
 
-	talk->signal_fd = -1;
 	r = lc_connect(&talk->connection, talk->socket, on_event, error, sizeof(error));
 	if (r < 0)
 		return diag_set(talk->diag, TOOL_FAILED, "%s", *error ? error : strerror(-r));
@@ -158,11 +168,6 @@ int talk_run(struct talk *talk)
 		r = submit(talk);
 	while (!r && (!talk->ended || talk->n_out))
 		r = turn(talk);
-	lc_disconnect(talk->connection);
-	talk->connection = NULL;
-	if (talk->signal_fd >= 0)
-		close(talk->signal_fd);
-	free(talk->out);
-	talk->out = NULL;
+	end(talk);
 	return r ? r : talk->result;
 }

@@ -3,6 +3,7 @@
 #ifndef LORAD_TOOLS_TALK_H
 #define LORAD_TOOLS_TALK_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,6 +21,7 @@ struct talk {
 	/* the conversation's own */
 	lc_connection *connection;
 	uint64_t id;
+	sigset_t old_signals;
 	int signal_fd, result;
 	unsigned interrupts;          /* how often someone pressed Ctrl-C */
 	bool ended;
