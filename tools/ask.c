@@ -2,8 +2,8 @@
 /*
  * A prompt and adapters from the command line
  *
- * What is malformed (two prompts, a scale that is no number) is a mistake in the command line; what is well formed but
- * not allowed (an empty prompt, a scale of 100) is refused in the daemon's words or the like, before it is asked.
+ * Options that contradict each other (two prompts) are a mistake in the command line; a value that is no good (a scale of
+ * 100, an empty prompt) is refused as the daemon would, before it is asked.
  */
 #include "tools/ask.h"
 
@@ -39,7 +39,7 @@ int ask_set_adapter(void *ask, const char *value, struct diag *diag)
 	if (value[length]) {
 		r = number_real(value + length + 1, &adapter->scale);
 		if (r == NUMBER_E_SYNTAX)
-			return diag_set(diag, TOOL_USAGE, "--adapter %s: the scale is not a number", value);
+			return diag_set(diag, TOOL_FAILED, "--adapter %s: the scale is not a number", value);
 		if (r == NUMBER_E_RANGE || fabs(adapter->scale) > SCALE_MAX)
 			return diag_set(diag, TOOL_FAILED, "--adapter %s: the scale must be from -64 to 64", value);
 	}
@@ -69,7 +69,7 @@ static int parse_tokens(const char *text, uint32_t **ret, size_t *ret_n, struct 
 		(void)snprintf(word, sizeof(word), "%.*s", length < sizeof(word) ? (int)length : (int)sizeof(word) - 1, text);
 		r = length < sizeof(word) ? number_int(word, &token) : NUMBER_E_SYNTAX;
 		if (r == NUMBER_E_SYNTAX)
-			return diag_set(diag, TOOL_USAGE, "--tokens: '%s' is no token id", word);
+			return diag_set(diag, TOOL_FAILED, "--tokens: '%s' is no token id", word);
 		if (r || token < 0 || token > UINT32_MAX)
 			return diag_set(diag, TOOL_FAILED, "--tokens: %s is outside the vocabulary", word);
 		tokens[n++] = (uint32_t)token;

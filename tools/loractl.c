@@ -73,7 +73,7 @@ static int check_arguments(const struct ctl_verb *verb, char **args, size_t n_ar
 		return diag_set(diag, TOOL_USAGE, "%s: one argument too many: %s", verb->name, args[verb->most_args]);
 	for (size_t i = 0; i < n_args; ++i)
 		if (!args[i][0])
-			return diag_set(diag, TOOL_USAGE, "%s: an argument is empty", verb->name);
+			return diag_set(diag, TOOL_FAILED, "%s %s: an argument is empty", verb->name, verb->arguments);
 	return TOOL_OK;
 }
 

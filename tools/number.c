@@ -3,8 +3,8 @@
  * Numbers from people
  *
  * strtol() and friends skip white space, stop at the first odd character and read "010" or "0x10" in other bases. Here a
- * number is decimal and the whole string. "Not a number" and "a number that does not fit" are kept apart because they
- * end a program differently: the first is a mistake in the command line, the second a value that is refused.
+ * number is decimal and the whole string. "Not a number" and "a number that does not fit" are kept apart so that a refusal
+ * can say which it is.
  */
 #include "tools/number.h"
 

@@ -7,8 +7,8 @@
  * `-nVALUE`, and `--` before words that begin with a dash. Names are never abbreviated: a script must not change its
  * meaning when an option is added.
  *
- * A word that is no number or an unknown option is TOOL_USAGE; a number outside what is allowed is TOOL_FAILED, the
- * same as when the daemon refuses it.
+ * A command line whose shape is wrong (an unknown option, a value that is missing) is TOOL_USAGE; a value that is
+ * empty, malformed or not allowed is TOOL_FAILED, the same as when the daemon refuses it.
  */
 #include "tools/options.h"
 
@@ -62,7 +62,7 @@ static int check_number(const struct given *given, int parsed, double value, str
 	const struct option *option = given->option;
 
 	if (parsed == NUMBER_E_SYNTAX)
-		return diag_set(diag, TOOL_USAGE, "%s %s: not a number", given->spelled, given->value);
+		return diag_set(diag, TOOL_FAILED, "%s %s: not a number", given->spelled, given->value);
 	if (parsed == NUMBER_E_RANGE && !option->range)
 		return diag_set(diag, TOOL_FAILED, "%s %s: out of range", given->spelled, given->value);
 	if (parsed == NUMBER_E_RANGE || (option->range && (value < option->least || value > option->most ||
@@ -106,7 +106,7 @@ int options_uint(const char *spelled, const char *text, uint64_t *ret, struct di
 	int r = number_uint(text, &value);
 
 	if (r == NUMBER_E_SYNTAX)
-		return diag_set(diag, TOOL_USAGE, "%s %s: not a number", spelled, text);
+		return diag_set(diag, TOOL_FAILED, "%s %s: not a number", spelled, text);
 	if (r)
 		return diag_set(diag, TOOL_FAILED, "%s %s: must be from 0 to 18446744073709551615", spelled, text);
 	*ret = value;
@@ -119,7 +119,7 @@ static int set_value(const struct given *given, struct diag *diag)
 	void *member = (char *)given->target + option->offset;
 
 	if (!*given->value && !option->may_be_empty)
-		return diag_set(diag, TOOL_USAGE, "%s: its value is empty", given->spelled);
+		return diag_set(diag, TOOL_FAILED, "%s: its value is empty", given->spelled);
 	switch (option->type) {
 	case OPTION_TEXT:
 		*(const char **)member = given->value;
@@ -167,7 +167,7 @@ static int take_option(const struct options *options, char **args, size_t n_args
  * @ret_used:  how many words were read: all, or with stop_at_word those before the first that is no option
  * @diag:      why not
  *
- * Return: TOOL_OK, TOOL_USAGE, or TOOL_FAILED for a value that is not allowed.
+ * Return: TOOL_OK, TOOL_USAGE, or TOOL_FAILED for a value that is refused.
  */
 int options_parse(const struct options *options, char **args, size_t *n_args, size_t *ret_used, struct diag *diag)
 {
