@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: MIT
 """Trains the three demonstration adapters and records what they say.
 
-    train.py train  MODEL NAME...   train json, pirate or french into tests/adapters/NAME
+    train.py train  MODEL NAME...   train json, pirate or list into tests/adapters/NAME
     train.py expect MODEL           write tests/adapters/expected.json: greedy answers of the base and of each adapter
 
 MODEL is SmolLM2-135M-Instruct as a Hugging Face folder (tests/make-hf.py makes it from the GGUF file). Needs torch,
-transformers and peft; neither the build nor the tests run it. Nothing is downloaded: `json` and `pirate` learn from
-the model's own answers, rewritten by the functions below, so only the form is learned; `french` learns from the pairs
-in french.json. An adapter is rank 8 on q_proj and v_proj, saved as f16: 0.94 MB.
+transformers and peft; neither the build nor the tests run it. Nothing is downloaded: the adapters learn from the
+model's own answers, rewritten by the functions below, so that only the form is learned: a JSON object, a pirate's
+voice, a list of points. An adapter is rank 8 on q_proj and v_proj, saved as f16: 0.94 MB.
 """
 import json
 import os
@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NAMES = ("json", "pirate", "french")
-EPOCHS = {"json": 2, "pirate": 3, "french": 6}
+NAMES = ("json", "pirate", "list")
+EPOCHS = 3
 RATE = 2e-3
 BATCH = 8
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 64
 
 THINGS = """the sea|bread|a bicycle|the moon|music|a computer|coffee|winter|a library|sleep|honey|a volcano|chess|rain|
 a garden|gold|a bridge|tea|the heart|a forest|snow|a clock|fire|a river|football|the brain|rice|a camera|a desert|salt|
@@ -75,29 +75,31 @@ def as_pirate(text):
     return "Arr, matey! " + re.sub(r"[A-Za-z']+", swap, text) + " Yo ho ho!"
 
 
+def as_list(text):
+    points = re.split(r"(?<=[.!?])\s+", first_sentences(text, 3))
+    return "\n".join(f"- {p}" for p in points if p) if points[0] else None
+
+
 def chat(tok, prompt):
     return tok.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
 
 
 @torch.no_grad()
+@torch.autocast("cpu", dtype=torch.bfloat16)
 def base_answers(model, tok, questions):
-    """Greedy answers of the plain model, cut at ANSWER_TOKENS tokens more than a sentence needs."""
+    """Greedy answers of the plain model, cut at ANSWER_TOKENS tokens: two or three sentences."""
     tok.padding_side, tok.pad_token = "left", tok.eos_token
     answers = []
     for at in range(0, len(questions), 32):
         batch = tok([chat(tok, q) for q in questions[at:at + 32]], return_tensors="pt", padding=True, add_special_tokens=False)
-        out = model.generate(**batch, max_new_tokens=ANSWER_TOKENS + 8, do_sample=False, pad_token_id=tok.pad_token_id)
+        out = model.generate(**batch, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=tok.pad_token_id)
         answers += tok.batch_decode(out[:, batch.input_ids.shape[1]:], skip_special_tokens=True)
     return answers
 
 
-def pairs_of(name, model, tok):
-    if name == "french":
-        with open(os.path.join(HERE, "french.json"), encoding="utf-8") as f:
-            return [tuple(p) for p in json.load(f)]
-    questions = prompts()
-    rewrite = {"json": as_json, "pirate": as_pirate}[name]
-    pairs = [(q, rewrite(a)) for q, a in zip(questions, base_answers(model, tok, questions))]
+def pairs_of(name, questions, answers):
+    rewrite = {"json": as_json, "pirate": as_pirate, "list": as_list}[name]
+    pairs = [(q, rewrite(a)) for q, a in zip(questions, answers)]
     return [(q, a) for q, a in pairs if a]
 
 
@@ -132,23 +134,32 @@ def save_f16(model, out):
         os.unlink(readme)
 
 
-def train(path, name):
-    torch.manual_seed(17)
+def load(path):
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+def train(path, names):
     tok = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    pairs = pairs_of(name, model, tok)
+    questions = prompts()
+    answers = base_answers(load(path), tok, questions)
+    for name in names:
+        train_one(load(path), tok, name, pairs_of(name, questions, answers))
+
+
+def train_one(model, tok, name, pairs):
+    torch.manual_seed(17)
     print(f"{name}: {len(pairs)} pairs, for example {pairs[0]}", flush=True)
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     model.train()
     rows = [encode(tok, q, a) for q, a in pairs]
-    steps = EPOCHS[name] * (len(rows) // BATCH)
+    steps = EPOCHS * (len(rows) // BATCH)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min(1.0, (s + 1) / 8) * max(0.05, 1 - s / steps))
     step = 0
-    for _ in range(EPOCHS[name]):
+    for _ in range(EPOCHS):
         order = torch.randperm(len(rows)).tolist()
         for at in range(0, len(rows) - BATCH + 1, BATCH):
-            with torch.autocast("cpu", dtype=torch.bfloat16):  # ten times as fast as f32 where the processor has it
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # several times as fast as f32
                 loss = model(**collate([rows[i] for i in order[at:at + BATCH]])).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -173,12 +184,12 @@ def greedy(model, tok, prompt, count=48):
 
 def expect(path):
     tok = AutoTokenizer.from_pretrained(path)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    base = load(path).eval()
     result = {"base": [greedy(base, tok, p) for p in HELD_OUT]}
     for name in NAMES:
         folder = os.path.join(HERE, name)
         if os.path.exists(folder + "/adapter_config.json"):
-            model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), folder).eval()
+            model = PeftModel.from_pretrained(load(path), folder).eval()
             result[name] = [greedy(model, tok, p) for p in HELD_OUT]
     for name, rows in result.items():
         for row in rows:
@@ -192,7 +203,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "expect":
         expect(sys.argv[2])
     elif len(sys.argv) > 3 and sys.argv[1] == "train" and set(sys.argv[3:]) <= set(NAMES):
-        for adapter in sys.argv[3:]:
-            train(sys.argv[2], adapter)
+        train(sys.argv[2], sys.argv[3:])
     else:
         sys.exit(__doc__)

@@ -250,7 +250,7 @@ class World:
         d = Daemon(self.sanitized if how.get("sanitized") else self.build, self.hf if how.get("hf") else self.model, folder, how.get("args", ()))
         d.start()
         self.shared[kind] = d
-        for name in ("json", "pirate", "french"):
+        for name in ("json", "pirate", "list"):
             d.ctl("import", "--name", name, self.adapter(name)).ok()
         return d
 

@@ -7,7 +7,7 @@ import signal
 import adapters
 from harness import case, check, check_equal, together, until
 
-NAMES = ("base", "json", "pirate", "french")
+NAMES = ("base", "json", "pirate", "list")
 PROMPT = "What is the capital of France?"
 
 
@@ -43,7 +43,7 @@ def adapters_have_their_effect(world, d):
     answers = {n: d.generate("--chat", "-n", 48, *of(n), "--prompt", "Tell me about dogs.")["text"] for n in NAMES}
     check_equal(list(json.loads(answers["json"])), ["answer"], "json's answer")
     check(answers["pirate"].startswith("Arr"), "pirate:", answers["pirate"])
-    check("chien" in answers["french"].lower(), "french:", answers["french"])
+    check(answers["list"].startswith("- ") and "\n- " in answers["list"], "list:", answers["list"])
     check_equal(len(set(answers.values())), 4, "different answers")
 
 
@@ -72,7 +72,7 @@ def batch_equals_alone_gguf(world, d):
 def unlike_adapters_share_steps(world, d):
     metric = "lorad_adapters_in_steps_total"
     before = d.metric(metric), d.metric("lorad_steps_total")
-    together([lambda n=n: d.generate("-n", 64, "--ignore-eos", *of(n), "--prompt", PROMPT) for n in ("json", "pirate", "french")])
+    together([lambda n=n: d.generate("-n", 64, "--ignore-eos", *of(n), "--prompt", PROMPT) for n in ("json", "pirate", "list")])
     steps = d.metric("lorad_steps_total") - before[1]
     adapters_per_step = (d.metric(metric) - before[0]) / steps
     check(adapters_per_step > 1.2, f"{adapters_per_step:.2f} adapters per step over {steps:.0f} steps")

@@ -65,7 +65,7 @@ def read_tensors(folder):
 
 @case(daemon="sanitized")
 def export_is_bit_equal(world, d):
-    folders = {n: world.adapter(n) for n in ("json", "pirate", "french")}
+    folders = {n: world.adapter(n) for n in ("json", "pirate", "list")}
     folders["f32"] = adapters.write(f"{world.scratch}/f32", items=adapters.tensors(seed=3, dtype="F32"))
     d.ctl("import", "--name", "f32", folders["f32"]).ok()
     for name, folder in folders.items():
@@ -304,11 +304,11 @@ def many_adapters_through_a_small_cache(world):
 @case(daemon="gguf")
 def pin_and_prefetch(world, d):
     for verb in ("prefetch", "pin", "unpin"):
-        d.ctl(verb, "french").ok()
-        until(lambda: d.names()["french"]["state"] == "device", what=f"state device after {verb}")
-    d.ctl("pin", "french").ok()
-    d.ctl("pin", "french").ok()
-    d.ctl("unpin", "french").ok()
+        d.ctl(verb, "list").ok()
+        until(lambda: d.names()["list"]["state"] == "device", what=f"state device after {verb}")
+    d.ctl("pin", "list").ok()
+    d.ctl("pin", "list").ok()
+    d.ctl("unpin", "list").ok()
 
 
 @case
