@@ -40,3 +40,15 @@ tools_lorabench_SOURCES = \
 	tools/talk.c tools/talk.h
 tools_lorabench_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tools_lorabench_LDADD = tools/libtools.la libclient/libloraclient.la -lm
+
+EXTRA_DIST += tools/loractl.bash
+install-data-local: install-completion
+install-completion:
+	$(MKDIR_P) '$(DESTDIR)$(bashcompletiondir)'
+	$(INSTALL_DATA) $(top_srcdir)/tools/loractl.bash '$(DESTDIR)$(bashcompletiondir)/loractl'
+
+uninstall-local: uninstall-completion
+uninstall-completion:
+	rm -f '$(DESTDIR)$(bashcompletiondir)/loractl'
+
+.PHONY: install-completion uninstall-completion
