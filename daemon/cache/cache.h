@@ -33,18 +33,20 @@ struct cache_options {
 	struct pool *pool;
 	struct image_geometry geometry;
 	size_t host_bytes;                  /* most bytes of the pool that adapters take */
-	void (*changed)(void *userdata);    /* any thread: some load ended, or something became evictable */
+	void (*changed)(void *userdata);    /* any thread: a load ended, or a pin was dropped */
 	void *userdata;
 };
 
 struct cache_stats {
-	uint64_t hits_device, hits_host, misses, evictions, failures;
+	uint64_t hits_device, hits_host, misses; /* of cache_get(): resident when it was asked for, or not */
+	uint64_t loads, evictions, failures;
 	uint64_t resident, resident_bytes, loading;
 	uint64_t load_ns;                   /* sum of all page-ins */
 };
 
 int cache_new(struct cache **ret, const struct cache_options *options);
-struct cache *cache_free(struct cache *cache);
+struct cache *cache_free(struct cache *cache); /* after the pager is gone */
+DEFINE_CLEANUP(struct cache *, cache_free)
 
 /* A reference to a version, resident or not; keeps it usable after its name is removed. get adds one, put drops one. */
 int cache_get(struct cache *cache, const struct store_digest *digest, struct cache_adapter **ret);

@@ -610,15 +610,14 @@ static int hold_unchecked(struct store *store, const struct store_digest *digest
  *
  * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
  */
-int store_hold(struct store *store, const struct store_digest *digest)
+int store_hold(struct store *store, const struct store_digest *digest, struct store_record *ret_record)
 {
-	struct store_record record;
 	int r;
 
 	r = hold_unchecked(store, digest);
 	if (r)
 		return error_trace(r);
-	r = store_record(store, digest, &record);
+	r = store_record(store, digest, ret_record);
 	if (r)
 		store_release(store, digest);
 	return error_trace(r);

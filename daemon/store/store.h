@@ -63,7 +63,7 @@ int store_remove(struct store *store, const char *name);
 int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag); /* every byte; slow */
 
 /* While a version is held it can be read, whatever becomes of its names. Release never writes and never waits. */
-int store_hold(struct store *store, const struct store_digest *digest);
+int store_hold(struct store *store, const struct store_digest *digest, struct store_record *ret_record);
 void store_release(struct store *store, const struct store_digest *digest);
 
 /* A pinned snapshot with the place of every chunk in data.mdb; hold it until the last read is done. */

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Adapter residency
+ *
+ * A version (one digest) is absent, loading or resident. Two counts belong to it:
+ *
+ *   references (get/put)   a request that will use it: keeps it readable in the store, whatever becomes of its names
+ *   holds (hold/unhold)    a request that uses it now: keeps it in memory
+ *
+ *            hold: memory found                page-in ok
+ *   ABSENT ----------------------> LOADING ----------------> RESIDENT
+ *      ^                              | page-in failed           | evicted: no hold, no pin
+ *      +------------------------------+--------------------------+
+ *
+ * cache_hold() never blocks: it either holds, or starts a page-in (or joins the one under way) and says PENDING. Callers
+ * ask again after changed(). They should ask in the order of their age: a fresh adapter is the last to be evicted, and so
+ * the oldest one who waits always gets all it needs in the end.
+ *
+ * A page-in that fails is told to those who had a reference when it failed, once each; whoever comes later makes a new
+ * attempt. A page-in nobody waits for any more is completed all the same and stays as evictable.
+ *
+ * On the CPU the memory an adapter is paged into is the memory the ops read: there is no second tier, `host` does not
+ * occur, and a resident adapter's state is `device`.
+ *
+ * Threads: get, put, hold and unhold come from any thread; a page-in ends on the pager's. One mutex, never held across
+ * disk access: the store is asked before it is taken.
+ */
+#include "daemon/cache/cache.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/cache/cache-internal.h"
+
+const char *const cache_state_names[_CACHE_STATE_N] = {
+	[CACHE_STORE] = "store",   [CACHE_LOADING] = "loading", [CACHE_HOST] = "host",
+	[CACHE_DEVICE] = "device", [CACHE_UNFIT] = "unfit",
+};
+
+/* ---- finding versions; with the lock ---- */
+
+static struct list *bucket_of(struct cache *cache, const struct store_digest *digest)
+{
+	uint32_t hash;
+
+	memcpy(&hash, digest, sizeof(hash)); /* a digest's bytes are random */
+	return &cache->buckets[hash % CACHE_BUCKETS];
+}
+
+static struct cache_adapter *find(struct cache *cache, const struct store_digest *digest)
+{
+	struct list *bucket = bucket_of(cache, digest);
+	struct cache_adapter *adapter;
+
+	list_for_each(adapter, bucket, bucket)
+		if (memcmp(&adapter->record.digest, digest, sizeof(*digest)) == 0)
+			return adapter;
+	return NULL;
+}
+
+static struct cache_adapter *find_or_add(struct cache *cache, const struct store_record *record)
+{
+	struct cache_adapter *adapter = find(cache, &record->digest);
+
+	if (adapter)
+		return adapter;
+	adapter = calloc(1, sizeof(*adapter));
+	if (!adapter)
+		return NULL;
+	adapter->cache = cache;
+	adapter->record = *record;
+	list_append(bucket_of(cache, &record->digest), &adapter->bucket);
+	return adapter;
+}
+
+static bool fits(const struct cache *cache, const struct store_record *record)
+{
+	return memcmp(&record->geometry, &cache->options.geometry, sizeof(record->geometry)) == 0;
+}
+
+/* ---- page-ins ---- */
+
+/* The payload is in memory and its sums are right: is it what it says, and for this model? */
+static int make_usable(struct cache_adapter *adapter)
+{
+	struct pager_load *load = &adapter->load;
+	const struct image_module *modules;
+	int r;
+
+	r = image_modules(load->to, &load->header, &modules, &load->diag);
+	if (r)
+		return r < 0 ? error_trace(r) : STORE_E_CORRUPT;
+	return error_trace(step_lora_init(&adapter->lora, &adapter->cache->options.geometry, modules,
+					  load->header.n_modules, load->to));
+}
+
+static void note_failure(struct cache_adapter *adapter, int result)
+{
+	adapter->failure = adapter->load.diag;
+	if (!adapter->failure.text[0])
+		(void)diag_set(&adapter->failure, 0, "%s", result < 0 ? strerror(-result) : "it is damaged");
+	adapter->to_tell = adapter->refs;
+}
+
+/* On the pager's thread. While a version is LOADING nobody else touches its load and its memory. */
+static void load_done(struct pager_load *load, int result)
+{
+	struct cache_adapter *adapter = container_of(load, struct cache_adapter, load);
+	struct cache *cache = adapter->cache;
+
+	if (!result)
+		result = make_usable(adapter);
+	pthread_mutex_lock(&cache->lock);
+	assert(adapter->residency == LOADING);
+	--cache->stats.loading;
+	adapter->load_ns = load->finished_ns - load->started_ns;
+	if (result) {
+		++cache->stats.failures;
+		note_failure(adapter, result);
+		cache_drop(adapter);
+	} else {
+		++cache->stats.loads;
+		++cache->stats.resident;
+		cache->stats.resident_bytes += cache_charge(adapter);
+		cache->stats.load_ns += adapter->load_ns;
+		adapter->residency = RESIDENT;
+	}
+	cache_settle(adapter);
+	pthread_mutex_unlock(&cache->lock);
+	if (cache->options.changed)
+		cache->options.changed(cache->options.userdata);
+}
+
+static void start_load(struct cache_adapter *adapter)
+{
+	struct cache *cache = adapter->cache;
+
+	adapter->residency = LOADING;
+	++cache->stats.loading;
+	adapter->load = (struct pager_load){
+		.digest = adapter->record.digest,
+		.to = pool_address(cache->options.pool, adapter->run),
+		.room = cache_charge(adapter),
+		.done = load_done,
+	};
+	pager_submit(cache->options.pager, &adapter->load);
+}
+
+/* Makes it resident or says why not yet; CACHE_OK takes no hold. With the lock. */
+static int fault(struct cache_adapter *adapter, struct diag *diag)
+{
+	struct cache *cache = adapter->cache;
+	size_t bytes = cache_charge(adapter);
+
+	if (adapter->residency == RESIDENT)
+		return CACHE_OK;
+	if (adapter->residency == LOADING)
+		return CACHE_E_PENDING;
+	if (adapter->to_tell > 0) {
+		--adapter->to_tell;
+		return diag_set(diag, CACHE_E_FAILED, "%s", adapter->failure.text);
+	}
+	if (!fits(cache, &adapter->record))
+		return diag_set(diag, CACHE_E_UNFIT, "made for another base model");
+	if (bytes > cache->options.host_bytes || bytes > pool_size(cache->options.pool))
+		return diag_set(diag, CACHE_E_TOO_LARGE, "its %zu bytes never fit into the adapters' memory", bytes);
+	if (cache_alloc(adapter) != POOL_OK)
+		return diag_set(diag, CACHE_E_NO_ROOM, "all adapters in memory are in use or pinned");
+	start_load(adapter);
+	return CACHE_E_PENDING;
+}
+
+/* ---- the interface ---- */
+
+/**
+ * cache_new() - an empty cache
+ * @options:    all of it outlives the cache, but the pager, which is freed first
+ */
+int cache_new(struct cache **ret, const struct cache_options *options)
+{
+	struct cache *cache = calloc(1, sizeof(*cache));
+
+	if (!cache)
+		return error_origin(-ENOMEM);
+	cache->options = *options;
+	pthread_mutex_init(&cache->lock, NULL);
+	list_init(&cache->lru);
+	for (size_t i = 0; i < CACHE_BUCKETS; ++i)
+		list_init(&cache->buckets[i]);
+	*ret = cache;
+	return 0;
+}
+
+/** cache_free() - give all memory back; the pager is gone, nobody has a reference */
+struct cache *cache_free(struct cache *cache)
+{
+	struct cache_adapter *adapter;
+
+	if (!cache)
+		return NULL;
+	for (size_t i = 0; i < CACHE_BUCKETS; ++i) {
+		while ((adapter = list_first(&cache->buckets[i], struct cache_adapter, bucket))) {
+			assert(adapter->refs == 0 && adapter->residency != LOADING);
+			adapter->pinned = false;
+			if (adapter->residency == RESIDENT)
+				cache_drop(adapter);
+			cache_settle(adapter);
+		}
+	}
+	pthread_mutex_destroy(&cache->lock);
+	free(cache);
+	return NULL;
+}
+
+/**
+ * cache_get() - a reference to a version
+ * @ret:        the same pointer for the same digest, as long as anyone has a reference
+ *
+ * Return: CACHE_OK, CACHE_E_NOT_FOUND, CACHE_E_FAILED where its record is damaged; -errno.
+ */
+int cache_get(struct cache *cache, const struct store_digest *digest, struct cache_adapter **ret)
+{
+	struct cache_adapter *adapter;
+	struct store_record record;
+	int r;
+
+	r = store_hold(cache->options.store, digest, &record);
+	if (r)
+		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
+	pthread_mutex_lock(&cache->lock);
+	adapter = find_or_add(cache, &record);
+	if (adapter) {
+		++adapter->refs;
+		if (adapter->residency == RESIDENT)
+			++cache->stats.hits_device;
+		else
+			++cache->stats.misses;
+	}
+	pthread_mutex_unlock(&cache->lock);
+	if (!adapter) {
+		store_release(cache->options.store, digest);
+		return error_origin(-ENOMEM);
+	}
+	*ret = adapter;
+	return CACHE_OK;
+}
+
+struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapter)
+{
+	struct store_digest digest;
+
+	if (!adapter)
+		return NULL;
+	digest = adapter->record.digest;
+	pthread_mutex_lock(&cache->lock);
+	assert(adapter->refs > 0);
+	--adapter->refs;
+	if (adapter->to_tell > adapter->refs)
+		adapter->to_tell = adapter->refs;
+	cache_settle(adapter);
+	pthread_mutex_unlock(&cache->lock);
+	store_release(cache->options.store, &digest);
+	return NULL;
+}
+
+/**
+ * cache_hold() - make a version resident and keep it there
+ * @adapter:    one the caller has a reference to
+ * @diag:       says why not, for all results but OK and PENDING
+ *
+ * Return: CACHE_OK: held, until cache_unhold(); CACHE_E_PENDING, _NO_ROOM: ask again; CACHE_E_FAILED, _UNFIT, _TOO_LARGE.
+ */
+int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
+{
+	int r;
+
+	pthread_mutex_lock(&cache->lock);
+	assert(adapter->refs > 0);
+	r = fault(adapter, diag);
+	if (r == CACHE_OK) {
+		++adapter->holds;
+		cache_settle(adapter);
+	}
+	pthread_mutex_unlock(&cache->lock);
+	return r;
+}
+
+void cache_unhold(struct cache *cache, struct cache_adapter *adapter)
+{
+	pthread_mutex_lock(&cache->lock);
+	assert(adapter->holds > 0);
+	--adapter->holds;
+	cache_settle(adapter);
+	pthread_mutex_unlock(&cache->lock);
+}
+
+const struct step_lora *cache_lora(const struct cache_adapter *adapter)
+{
+	assert(adapter->holds > 0);
+	return &adapter->lora;
+}
+
+const struct store_digest *cache_digest(const struct cache_adapter *adapter)
+{
+	return &adapter->record.digest;
+}
+
+/** cache_load_ns() - how long its last page-in took; while held */
+uint64_t cache_load_ns(const struct cache_adapter *adapter)
+{
+	return adapter->load_ns;
+}
+
+enum cache_state cache_state(struct cache *cache, const struct store_record *record)
+{
+	enum cache_state state = CACHE_STORE;
+	struct cache_adapter *adapter;
+
+	if (!fits(cache, record))
+		return CACHE_UNFIT;
+	pthread_mutex_lock(&cache->lock);
+	adapter = find(cache, &record->digest);
+	if (adapter && adapter->residency != ABSENT)
+		state = adapter->residency == LOADING ? CACHE_LOADING : CACHE_DEVICE;
+	pthread_mutex_unlock(&cache->lock);
+	return state;
+}
+
+/**
+ * cache_prefetch() - start a page-in that nobody waits for
+ *
+ * Return: CACHE_OK: resident; CACHE_E_PENDING: on its way; the other results of cache_hold(); -errno.
+ */
+int cache_prefetch(struct cache *cache, const struct store_digest *digest, struct diag *diag)
+{
+	struct cache_adapter *adapter;
+	struct store_record record;
+	int r;
+
+	r = store_record(cache->options.store, digest, &record);
+	if (r)
+		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
+	pthread_mutex_lock(&cache->lock);
+	adapter = find_or_add(cache, &record);
+	if (adapter) {
+		r = fault(adapter, diag);
+		cache_settle(adapter);
+	}
+	pthread_mutex_unlock(&cache->lock);
+	return adapter ? r : error_origin(-ENOMEM);
+}
+
+static int unpin(struct cache *cache, const struct store_digest *digest)
+{
+	struct cache_adapter *adapter;
+
+	pthread_mutex_lock(&cache->lock);
+	adapter = find(cache, digest);
+	if (adapter) {
+		adapter->pinned = false;
+		cache_settle(adapter);
+	}
+	pthread_mutex_unlock(&cache->lock);
+	if (adapter && cache->options.changed)
+		cache->options.changed(cache->options.userdata);
+	return CACHE_OK;
+}
+
+/**
+ * cache_pin() - keep a version in memory, or stop doing so
+ * @pinned:     true starts a page-in where it is needed
+ *
+ * A pin is no reference: unpin a version when its name is removed. Pins do not outlive the daemon.
+ *
+ * Return: CACHE_OK: done, though the page-in may be under way; the results of cache_hold() where it cannot be resident,
+ * and then it is not pinned; -errno.
+ */
+int cache_pin(struct cache *cache, const struct store_digest *digest, bool pinned)
+{
+	struct cache_adapter *adapter;
+	struct store_record record;
+	int r;
+
+	if (!pinned)
+		return unpin(cache, digest);
+	r = store_record(cache->options.store, digest, &record);
+	if (r)
+		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
+	pthread_mutex_lock(&cache->lock);
+	adapter = find_or_add(cache, &record);
+	if (adapter) {
+		r = fault(adapter, NULL);
+		if (r == CACHE_E_PENDING)
+			r = CACHE_OK;
+		adapter->pinned |= r == CACHE_OK;
+		cache_settle(adapter);
+	}
+	pthread_mutex_unlock(&cache->lock);
+	return adapter ? r : error_origin(-ENOMEM);
+}
+
+void cache_read_stats(struct cache *cache, struct cache_stats *ret)
+{
+	pthread_mutex_lock(&cache->lock);
+	*ret = cache->stats;
+	pthread_mutex_unlock(&cache->lock);
+}
