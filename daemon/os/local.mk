@@ -3,8 +3,9 @@ noinst_LTLIBRARIES += daemon/os/libos.la
 daemon_os_libos_la_SOURCES = \
 	daemon/os/loop.c daemon/os/loop.h \
 	daemon/os/mem.c daemon/os/mem.h \
+	daemon/os/notify.c daemon/os/notify.h \
 	daemon/os/sock.c daemon/os/sock.h \
 	daemon/os/team.c daemon/os/team.h \
 	daemon/os/uring.c daemon/os/uring.h
-daemon_os_libos_la_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
-daemon_os_libos_la_LIBADD = $(URING_LIBS)
+daemon_os_libos_la_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS) $(SYSTEMD_CFLAGS)
+daemon_os_libos_la_LIBADD = $(URING_LIBS) $(SYSTEMD_LIBS)

@@ -48,7 +48,6 @@ int engine_init(struct engine *engine, const struct sched_options *options)
 	list_init(&engine->running);
 	list_init(&engine->leaving);
 	list_init(&engine->unsent);
-	list_init(&engine->listings);
 	return error_trace(alloc_step(engine, &options->limits));
 }
 
@@ -65,8 +64,7 @@ void engine_deinit(struct engine *engine)
 
 bool engine_empty(const struct engine *engine)
 {
-	return list_empty(&engine->waiting) && list_empty(&engine->running) && list_empty(&engine->leaving) &&
-	       list_empty(&engine->listings);
+	return list_empty(&engine->waiting) && list_empty(&engine->running) && list_empty(&engine->leaving);
 }
 
 /* ---- places ---- */
@@ -175,12 +173,6 @@ void engine_fail(struct engine *engine, struct request *request, int code, const
 	remove_request(engine, request);
 }
 
-static void remove_listing(struct listing *listing)
-{
-	list_unlink(&listing->link);
-	listing_free(listing);
-}
-
 static enum answer_finish finish_of(enum request_end end)
 {
 	return end == REQUEST_FULL_LENGTH ? ANSWER_LENGTH : ANSWER_STOP;
@@ -215,11 +207,6 @@ void engine_add(struct engine *engine, struct request *request)
 		return;
 	}
 	engine_place(engine, request, REQUEST_WAITING);
-}
-
-void engine_add_listing(struct engine *engine, struct listing *listing)
-{
-	list_append(&engine->listings, &listing->link);
 }
 
 static struct request *find_in(struct list *head, const struct ipc_session *session, uint64_t id)
@@ -258,14 +245,9 @@ static void close_in(struct engine *engine, struct list *head, const struct ipc_
 /* The client is gone: nobody is told. */
 void engine_close(struct engine *engine, const struct ipc_session *session)
 {
-	struct listing *listing;
-
 	close_in(engine, &engine->running, session);
 	close_in(engine, &engine->waiting, session);
 	close_in(engine, &engine->leaving, session);
-	list_for_each(listing, &engine->listings, link)
-		if (listing->session == session)
-			remove_listing(listing);
 }
 
 static void fail_in(struct engine *engine, struct list *head, int code, const char *text)
@@ -279,39 +261,27 @@ static void fail_in(struct engine *engine, struct list *head, int code, const ch
 /* End everything with a reason. */
 void engine_fail_all(struct engine *engine, int code, const char *text)
 {
-	struct listing *listing;
-
 	fail_in(engine, &engine->running, code, text);
 	fail_in(engine, &engine->waiting, code, text);
 	fail_in(engine, &engine->leaving, code, text);
-	list_for_each(listing, &engine->listings, link) {
-		(void)ipc_send_error(listing->session, listing->id, code, text);
-		engine_touch(engine, listing->session);
-		remove_listing(listing);
-	}
 	engine_flush(engine);
 }
 
 /* ---- clients that do not read ---- */
 
-static bool is_stuck(uint64_t *stuck_ns, bool sent, uint64_t now_ns)
-{
-	if (sent || !*stuck_ns)
-		*stuck_ns = now_ns;
-	return now_ns - *stuck_ns > ENGINE_STUCK_NS;
-}
-
 static void send_unsent(struct engine *engine, struct request *request, uint64_t now_ns)
 {
-	bool sent = answer_send_unsent(request), all = !request_has_unsent(request);
+	bool sent = answer_send_unsent(request);
 
 	if (sent)
 		engine_touch(engine, request->ipc->session);
-	if (is_stuck(&request->stuck_ns, sent, now_ns)) {
+	if (sent || !request->stuck_ns)
+		request->stuck_ns = now_ns;
+	if (now_ns - request->stuck_ns > ENGINE_STUCK_NS) {
 		engine_finish(engine, request, ANSWER_CANCELLED, now_ns);
 		return;
 	}
-	if (!all)
+	if (request_has_unsent(request))
 		return;
 	list_unlink(&request->unsent_link);
 	request->stuck_ns = 0;
@@ -326,17 +296,8 @@ static void send_unsent(struct engine *engine, struct request *request, uint64_t
  */
 void engine_send_unsent(struct engine *engine, uint64_t now_ns)
 {
-	struct listing *listing;
 	struct request *request;
 
 	list_for_each(request, &engine->unsent, unsent_link)
 		send_unsent(engine, request, now_ns);
-	list_for_each(listing, &engine->listings, link) {
-		bool sent = listing_send(listing);
-
-		if (sent)
-			engine_touch(engine, listing->session);
-		if (listing_is_sent(listing) || is_stuck(&listing->stuck_ns, sent, now_ns))
-			remove_listing(listing);
-	}
 }

@@ -6,7 +6,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/sched/answer.h"
 #include "daemon/sched/batch.h"
-#include "daemon/sched/listing.h"
 #include "daemon/sched/request.h"
 #include "daemon/sched/sched.h"
 
@@ -20,7 +19,6 @@ struct engine {
 	struct list waiting, running; /* by arrival */
 	struct list leaving;
 	struct list unsent;           /* by unsent_link */
-	struct list listings;
 	uint32_t n_waiting, n_running;
 
 	/* Scratch of one turn: [limits.seqs] each, results [limits.rows]. */
@@ -37,7 +35,6 @@ struct engine {
 
 enum engine_turn {
 	ENGINE_IDLE,  /* nothing can go on until something comes in or an adapter changes its state */
-	ENGINE_STUCK, /* only clients that do not read: look again soon */
 	ENGINE_BUSY,  /* a step ran */
 };
 
@@ -46,7 +43,6 @@ void engine_deinit(struct engine *engine);
 bool engine_empty(const struct engine *engine);
 
 void engine_add(struct engine *engine, struct request *request);          /* takes it over */
-void engine_add_listing(struct engine *engine, struct listing *listing);  /* takes it over */
 void engine_cancel(struct engine *engine, const struct ipc_session *session, uint64_t id, uint64_t now_ns);
 void engine_close(struct engine *engine, const struct ipc_session *session);
 void engine_fail_all(struct engine *engine, int code, const char *text);

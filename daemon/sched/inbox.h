@@ -9,12 +9,15 @@
 
 #include "daemon/base/list.h"
 
-enum inbox_kind { INBOX_REQUEST, INBOX_LISTING, INBOX_CANCEL, INBOX_CLOSE };
+struct ipc_session;
+struct request;
+
+enum inbox_kind { INBOX_REQUEST, INBOX_CANCEL, INBOX_CLOSE };
 
 struct inbox_message {
 	struct list link;
 	enum inbox_kind kind;
-	void *object;                /* the request or listing */
+	struct request *request;
 	struct ipc_session *session; /* a reference, of cancel and close */
 	uint64_t id;
 };

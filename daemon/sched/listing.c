@@ -2,8 +2,7 @@
 /*
  * Listing
  *
- * A snapshot of the store's names with the state of each version. A client asks for it on its ring, which may be far
- * too small for thousands of entries, so the engine sends what fits and goes on when the client has read.
+ * A snapshot of the store's names with the state of each version, for a client's ring and for the control socket.
  */
 #include "daemon/sched/listing.h"
 
@@ -70,43 +69,32 @@ struct listing *listing_free(struct listing *listing)
 {
 	if (!listing)
 		return NULL;
-	if (listing->session)
-		ipc_session_unref(listing->session);
 	free(listing->entry);
 	free(listing);
 	return NULL;
 }
 
-static int send_entry(const struct listing *listing, const struct listing_entry *entry)
-{
-	struct ipc_listed message = {
-		.name = entry->name,
-		.kind = entry->kind,
-		.state = entry->state,
-		.bytes = entry->bytes,
-	};
-
-	memcpy(message.digest, entry->digest.bytes, sizeof(message.digest));
-	return ipc_send_adapter(listing->session, listing->id, &message);
-}
-
 /**
- * listing_send() - send what the client's ring has room for; after the last entry also the end
- * @listing:    a listing with a session
- *
- * Return: true if something left.
+ * listing_send() - answer a client's list request
+ * @listing:    the snapshot
+ * @session:    the client
+ * @id:         its request
  */
-bool listing_send(struct listing *listing)
+void listing_send(const struct listing *listing, struct ipc_session *session, uint64_t id)
 {
 	struct ipc_done done = { .finish = LC_FINISH_STOP };
-	size_t before = listing->n_sent;
 
-	while (listing->n_sent < listing->n) {
-		if (send_entry(listing, &listing->entry[listing->n_sent]) == IPC_E_FULL)
-			break;
-		listing->n_sent++;
+	for (size_t i = 0; i < listing->n; ++i) {
+		const struct listing_entry *entry = &listing->entry[i];
+		struct ipc_listed message = {
+			.name = entry->name,
+			.kind = entry->kind,
+			.state = entry->state,
+			.bytes = entry->bytes,
+		};
+
+		memcpy(message.digest, entry->digest.bytes, sizeof(message.digest));
+		(void)ipc_send_adapter(session, id, &message);
 	}
-	if (listing_is_sent(listing))
-		(void)ipc_send_done(listing->session, listing->id, &done);
-	return listing->n_sent > before || listing_is_sent(listing);
+	(void)ipc_send_done(session, id, &done);
 }

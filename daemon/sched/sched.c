@@ -22,9 +22,9 @@
 #include "daemon/sched/admit.h"
 #include "daemon/sched/engine.h"
 #include "daemon/sched/inbox.h"
+#include "daemon/sched/listing.h"
 
-#define STUCK_WAIT_NS (5 * NS_PER_MS)  /* between two looks at clients that do not read */
-#define IDLE_WAIT_NS (1 * NS_PER_S)    /* the longest sleep; whatever matters wakes the engine before */
+#define IDLE_WAIT_NS (1 * NS_PER_S) /* the longest sleep: looks for clients that stopped reading for good */
 
 struct sched {
 	struct admit admit;
@@ -51,10 +51,7 @@ static void take_message(struct sched *sched, const struct inbox_message *messag
 {
 	switch (message->kind) {
 	case INBOX_REQUEST:
-		engine_add(&sched->engine, message->object);
-		break;
-	case INBOX_LISTING:
-		engine_add_listing(&sched->engine, message->object);
+		engine_add(&sched->engine, message->request);
 		break;
 	case INBOX_CANCEL:
 		engine_cancel(&sched->engine, message->session, message->id, clock_ns());
@@ -88,19 +85,6 @@ static void publish_stats(struct sched *sched)
 	pthread_mutex_unlock(&sched->lock);
 }
 
-static uint64_t wait_after(enum engine_turn turn)
-{
-	switch (turn) {
-	case ENGINE_BUSY:
-		return 0;
-	case ENGINE_STUCK:
-		return STUCK_WAIT_NS;
-	case ENGINE_IDLE:
-		break;
-	}
-	return IDLE_WAIT_NS;
-}
-
 static bool must_stop(struct sched *sched)
 {
 	if (!atomic_load(&sched->draining))
@@ -117,7 +101,7 @@ static void *engine_thread(void *userdata)
 		atomic_store(&sched->idle, wait_ns > 0);
 		take_inbox(sched, wait_ns);
 		atomic_store(&sched->idle, false);
-		wait_ns = wait_after(engine_turn(&sched->engine));
+		wait_ns = engine_turn(&sched->engine) == ENGINE_BUSY ? 0 : IDLE_WAIT_NS;
 		atomic_fetch_add(&sched->turns, 1);
 		publish_stats(sched);
 	}
@@ -264,7 +248,7 @@ static int submit(void *userdata, struct ipc_request *ipc, struct diag *diag)
 	r = admit_request(&sched->admit, ipc, &request, diag);
 	if (r)
 		return r;
-	r = inbox_put(&sched->inbox, &(struct inbox_message){ .kind = INBOX_REQUEST, .object = request });
+	r = inbox_put(&sched->inbox, &(struct inbox_message){ .kind = INBOX_REQUEST, .request = request });
 	if (r < 0) {
 		request->ipc = NULL; /* still the caller's */
 		request_free(request);
@@ -295,19 +279,20 @@ static void list(void *userdata, struct ipc_session *session, uint64_t id)
 {
 	struct sched *sched = userdata;
 	struct listing *listing;
-	int r;
 
-	r = listing_new(&listing, sched->admit.store, sched->admit.cache);
-	if (r < 0) {
+	if (listing_new(&listing, sched->admit.store, sched->admit.cache) < 0) {
 		(void)ipc_send_error(session, id, EIO, "the list could not be read; the daemon's log has the reason");
-		ipc_flush(session);
-		return;
-	}
-	listing->session = ipc_session_ref(session);
-	listing->id = id;
-	r = inbox_put(&sched->inbox, &(struct inbox_message){ .kind = INBOX_LISTING, .object = listing });
-	if (r < 0)
+	} else {
+		listing_send(listing, session, id);
 		listing_free(listing);
+	}
+	ipc_flush(session);
+}
+
+static void room(void *userdata, struct ipc_session *session)
+{
+	(void)session;
+	sched_wake(userdata);
 }
 
 const struct ipc_ops sched_ipc_ops = {
@@ -315,4 +300,5 @@ const struct ipc_ops sched_ipc_ops = {
 	.cancel = cancel,
 	.list = list,
 	.closed = closed,
+	.room = room,
 };
