@@ -1,5 +1,13 @@
 # Layer 3: the model: weights, forward step, paged KV, pool, tokenizer.
 noinst_LTLIBRARIES += daemon/model/libmodel.la
 daemon_model_libmodel_la_SOURCES = \
+	daemon/model/batch.c daemon/model/batch.h \
 	daemon/model/kv.c daemon/model/kv.h \
-	daemon/model/pool.c daemon/model/pool.h
+	daemon/model/load-gguf.c \
+	daemon/model/load-hf.c \
+	daemon/model/lora.c \
+	daemon/model/model.c daemon/model/model.h \
+	daemon/model/pool.c daemon/model/pool.h \
+	daemon/model/source.c daemon/model/source.h \
+	daemon/model/step.c daemon/model/step.h \
+	daemon/model/tokenizer.h

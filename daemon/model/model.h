@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
 #include "daemon/base/error.h"
 #include "daemon/format/image.h"
 #include "daemon/model/tokenizer.h"
@@ -64,5 +65,7 @@ uint64_t model_weight_bytes(const struct model *model);         /* device bytes 
 
 /* Input and output width of a module number (kern_module(), or the output head); 0 if there is no such module. */
 void model_module_shape(const struct image_geometry *geometry, uint32_t module, uint32_t *ret_in, uint32_t *ret_out);
+
+DEFINE_CLEANUP(struct model *, model_free)
 
 #endif

@@ -6,10 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/base/cleanup.h"
 #include "daemon/model/kv.h"
 #include "daemon/model/model.h"
 
 #define STEP_ADAPTERS_MAX 8 /* of one request's weighted sum */
+#define STEP_RANK_MAX 4096  /* of an adapter's module */
 
 struct step;
 
@@ -63,5 +65,7 @@ const struct step_stats *step_last(const struct step *step);
 int step_lora_init(struct step_lora *lora, const struct image_geometry *geometry, const struct image_module *modules,
 		   uint32_t n_modules, const void *payload);
 void step_lora_deinit(struct step_lora *lora);
+
+DEFINE_CLEANUP(struct step *, step_free)
 
 #endif

@@ -31,13 +31,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/base/cleanup.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/error.h"
 
-#define SPIN_NS 50000u
+#define SPIN_NS (50 * NS_PER_US)
 #define SPIN_ROUND 32u /* looks between two looks at the clock */
 
 struct worker {
@@ -79,14 +79,6 @@ static void relax(void)
 #endif
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Looks at word until it is (wanted) / is no longer (!wanted) value; false if that took too long or the team rests. */
 static bool spin(const struct team *team, const _Atomic uint32_t *word, uint32_t value, bool wanted)
 {
@@ -94,14 +86,14 @@ static bool spin(const struct team *team, const _Atomic uint32_t *word, uint32_t
 
 	if (!team->spins)
 		return (atomic_load(word) == value) == wanted;
-	end = now_ns() + SPIN_NS;
+	end = clock_ns() + SPIN_NS;
 	do {
 		for (unsigned i = 0; i < SPIN_ROUND; ++i) {
 			if ((atomic_load_explicit(word, memory_order_acquire) == value) == wanted)
 				return true;
 			relax();
 		}
-	} while (!atomic_load_explicit(&team->rest, memory_order_relaxed) && now_ns() < end);
+	} while (!atomic_load_explicit(&team->rest, memory_order_relaxed) && clock_ns() < end);
 	return false;
 }
 

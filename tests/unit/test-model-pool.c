@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The pool against a model of one byte per page, with random traffic of both owners; and the KV cache on top of it. */
 #include <check.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
