@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A model ready to compute
+ *
+ * What the daemon's wiring does in several places, here in one: used by the tests of the step and by the profile. Errors
+ * end the test.
+ */
+#include "tests/unit/model-rig.h"
+
+#include <check.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/format/peft.h"
+#include "daemon/format/safetensors.h"
+
+#define POOL_BYTES ((size_t)512 << 20)
+
+struct rig *rig_new(const char *path, enum model_precision precision, const struct kern_backend *backend, unsigned n_threads)
+{
+	struct rig *rig = calloc(1, sizeof(*rig));
+	struct model_options options = { .path = path, .precision = precision, .backend = backend };
+	struct step_limits limits = { .rows = RIG_ROWS, .seqs = RIG_SEQS };
+	const struct image_geometry *g;
+	struct kv_shape shape;
+	struct diag diag = { "" };
+
+	ck_assert_ptr_nonnull(rig);
+	rig->backend = backend;
+	rig->region = (struct mem_region)MEM_REGION_NULL;
+	ck_assert_int_eq(backend->device->open(&rig->device, 0), 0);
+	ck_assert_int_eq(team_new(&rig->team, n_threads), 0);
+	options.device = rig->device;
+	options.team = rig->team;
+	ck_assert_msg(model_open(&rig->model, &options, &diag) == MODEL_OK, "%s", diag.text);
+	g = &model_config(rig->model)->geometry;
+	shape = (struct kv_shape){
+		.n_layers = g->n_layers,
+		.n_kv_heads = g->n_kv_heads,
+		.head_dim = g->head_dim,
+		.dtype = model_precision(rig->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16,
+	};
+	ck_assert_int_eq(mem_region_init(&rig->region, "rig", POOL_BYTES), 0);
+	ck_assert_int_eq(pool_new(&rig->pool, rig->region.base, rig->region.bytes), 0);
+	ck_assert_int_eq(kv_new(&rig->kv, rig->pool, &shape), 0);
+	ck_assert_int_eq(step_new(&rig->step, rig->model, backend, rig->device, rig->team, kv_layout(rig->kv), &limits), 0);
+	return rig;
+}
+
+struct rig *rig_free(struct rig *rig)
+{
+	if (!rig)
+		return NULL;
+	step_free(rig->step);
+	kv_free(rig->kv);
+	pool_free(rig->pool);
+	mem_region_deinit(&rig->region);
+	model_free(rig->model);
+	team_free(rig->team);
+	if (rig->device)
+		rig->backend->device->close(rig->device);
+	free(rig);
+	return NULL;
+}
+
+struct step_seq rig_seq(const uint32_t *tokens, uint32_t n, uint32_t position, struct kv_seq *kv, struct kern_result *result)
+{
+	return (struct step_seq){
+		.token = tokens,
+		.n_tokens = n,
+		.position = position,
+		.kv = kv,
+		.output = STEP_OUTPUT_LAST,
+		.sampling = { .top_p = 1, .repetition_penalty = 1, .target = -1 },
+		.result = result,
+	};
+}
+
+void rig_score(struct rig *rig, const uint32_t *tokens, uint32_t n, const struct step_adapter *adapters, uint32_t n_adapters,
+	       uint32_t chunk, float *ret)
+{
+	struct kern_result *result = calloc(n, sizeof(*result));
+	struct kv_seq kv = KV_SEQ_NULL;
+
+	ret[0] = 0;
+	ck_assert_int_eq(kv_reserve(rig->kv, &kv, n), KV_OK);
+	for (uint32_t at = 0, m; at < n; at += m) {
+		struct step_seq seq;
+
+		m = n - at < chunk ? n - at : chunk;
+		seq = rig_seq(tokens + at, m, at, &kv, result);
+		seq.output = STEP_OUTPUT_ALL;
+		seq.adapter = adapters;
+		seq.n_adapters = n_adapters;
+		seq.sampling.target = at + m < n ? (int32_t)tokens[at + m] : -1;
+		ck_assert_int_eq(step_run(rig->step, &seq, 1), 0);
+		for (uint32_t i = 0; i < m && at + i + 1 < n; ++i) {
+			ck_assert_uint_eq(result[i].token, tokens[at + i + 1]);
+			ret[at + i + 1] = result[i].logprob;
+		}
+	}
+	kv_drop(rig->kv, &kv);
+	free(result);
+}
+
+void rig_greedy(struct rig *rig, const uint32_t *prompt, uint32_t n_prompt, const struct step_adapter *adapters,
+		uint32_t n_adapters, const uint32_t *forced, uint32_t n_new, struct kern_result *ret)
+{
+	struct kv_seq kv = KV_SEQ_NULL;
+	uint32_t position = 0;
+
+	for (uint32_t i = 0; i < n_new; ++i) {
+		const uint32_t *next = i == 0 ? prompt : forced ? &forced[i - 1] : &ret[i - 1].token;
+		uint32_t n = i ? 1 : n_prompt;
+		struct step_seq seq = rig_seq(next, n, position, &kv, &ret[i]);
+
+		seq.adapter = adapters;
+		seq.n_adapters = n_adapters;
+		position += n;
+		ck_assert_int_eq(kv_reserve(rig->kv, &kv, position), KV_OK);
+		ck_assert_int_eq(step_run(rig->step, &seq, 1), 0);
+	}
+	kv_drop(rig->kv, &kv);
+}
+
+/* ---- adapters ---- */
+
+char *rig_read(const char *folder, const char *name, size_t *ret_bytes)
+{
+	char path[PATH_MAX], *bytes;
+	FILE *file;
+	long n;
+
+	(void)snprintf(path, sizeof(path), "%s/%s", folder, name);
+	file = fopen(path, "re");
+	ck_assert_msg(file != NULL, "%s: cannot be opened", path);
+	(void)fseek(file, 0, SEEK_END);
+	n = ftell(file);
+	rewind(file);
+	bytes = malloc((size_t)n + 1);
+	ck_assert_uint_eq(fread(bytes, 1, (size_t)n, file), (size_t)n);
+	bytes[n] = '\0';
+	(void)fclose(file);
+	*ret_bytes = (size_t)n;
+	return bytes;
+}
+
+/* A stays as it is but for the stride; B, [out][rank] in the file, becomes [rank][out]. */
+static void copy_matrix(uint8_t *to, const uint8_t *from, size_t item, uint32_t rank, uint32_t width, bool transpose)
+{
+	size_t stride = (item * width + 63) / 64 * 64;
+
+	for (uint32_t i = 0; i < rank; ++i)
+		for (uint32_t j = 0; j < width; ++j)
+			memcpy(to + i * stride + j * item, from + (transpose ? (size_t)j * rank + i : (size_t)i * width + j) * item,
+			       item);
+}
+
+static void place_modules(struct rig_lora *ret, const struct image_geometry *g, const struct peft_lora *peft,
+			  const uint8_t *file)
+{
+	struct image_module *modules = calloc(peft->n_modules, sizeof(*modules));
+	size_t bytes = 0;
+
+	for (uint32_t i = 0; i < peft->n_modules; ++i) {
+		const struct peft_module *m = &peft->modules[i];
+		uint32_t in, out;
+
+		model_module_shape(g, m->module, &in, &out);
+		modules[i] = (struct image_module){
+			.module = m->module,
+			.rank = (uint16_t)m->rank,
+			.dtype = (uint8_t)m->dtype,
+			.in = in,
+			.out = out,
+			.scale = m->scale,
+			.a_offset = bytes,
+			.b_offset = bytes + m->rank * kern_lora_stride(m->dtype, in),
+		};
+		bytes = modules[i].b_offset + m->rank * kern_lora_stride(m->dtype, out);
+	}
+	ret->payload = aligned_alloc(64, bytes);
+	for (uint32_t i = 0; i < peft->n_modules; ++i) {
+		const struct image_module *m = &modules[i];
+		size_t item = kern_dtype_bytes(peft->modules[i].dtype);
+		uint8_t *payload = ret->payload;
+
+		copy_matrix(payload + m->a_offset, file + peft->modules[i].a->offset, item, m->rank, m->in, false);
+		copy_matrix(payload + m->b_offset, file + peft->modules[i].b->offset, item, m->rank, m->out, true);
+	}
+	ck_assert_int_eq(step_lora_init(&ret->lora, g, modules, peft->n_modules, ret->payload), 0);
+	free(modules);
+}
+
+void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder)
+{
+	_cleanup_(safetensors_freep) struct safetensors *st = NULL;
+	_cleanup_(peft_freep) struct peft_lora *peft = NULL;
+	_cleanup_free_ char *file = NULL, *config = NULL;
+	size_t file_bytes, config_bytes;
+	uint64_t header_bytes = 0;
+	struct diag diag = { "" };
+
+	file = rig_read(folder, "adapter_model.safetensors", &file_bytes);
+	config = rig_read(folder, "adapter_config.json", &config_bytes);
+	ck_assert_int_eq(safetensors_header_bytes((const uint8_t *)file, file_bytes, &header_bytes, &diag), 0);
+	ck_assert_int_eq(safetensors_parse(&st, file + 8, header_bytes, file_bytes, &diag), 0);
+	ck_assert_msg(peft_parse(&peft, config, config_bytes, st, geometry, &diag) == 0, "%s", diag.text);
+	place_modules(ret, geometry, peft, (const uint8_t *)file);
+}
+
+void rig_lora_close(struct rig_lora *lora)
+{
+	step_lora_deinit(&lora->lora);
+	free(lora->payload);
+	lora->payload = NULL;
+}
