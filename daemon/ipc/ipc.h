@@ -131,8 +131,8 @@ struct ipc_listed {
 
 enum ipc_result { IPC_OK, IPC_E_FULL, IPC_E_GONE };
 
-/* IPC_E_FULL: the client does not read; nothing was sent, ipc_ops.room() tells when to go on. ipc_send_done and _error are
- * never refused, they wait in the session until the client reads; each id is ended by exactly one of them. */
+/* IPC_E_FULL: the client does not read; nothing was sent, ipc_ops.room() tells when to go on. ipc_send_adapter, _done and
+ * _error are never refused: they wait in the session until the client reads. Each id is ended by one of the latter two. */
 int ipc_send_token(struct ipc_session *session, uint64_t id, const struct ipc_token *token);
 int ipc_send_scores(struct ipc_session *session, uint64_t id, const struct ipc_scores *scores);
 int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_listed *adapter);

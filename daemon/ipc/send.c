@@ -2,10 +2,10 @@
 /*
  * Answers: the response ring, written by any thread under the session's lock.
  *
- * Flow control has one rule: a message that does not end a request is refused with IPC_E_FULL when there is no room, one
- * that ends it never is. The latter waits in the session, and while one waits nothing overtakes it and no further request
- * is taken from the client; so at most IPC_IN_FLIGHT_MAX of them wait. Whoever was refused is told by ipc_ops.room(): the
- * session sets `starved`, and the client rings the doorbell after it has read.
+ * Flow control: tokens and scores are refused with IPC_E_FULL when there is no room. The entries of a list and the answers
+ * that end a request are not: they wait in the session, and while one waits nothing overtakes it and no further request is
+ * taken from the client; so what waits is at most a list and IPC_IN_FLIGHT_MAX ends. Whoever was refused is told by
+ * ipc_ops.room(): the session sets `starved`, and the client rings the doorbell after it has read.
  *
  * A message is visible to the client once it is written; ipc_flush() only wakes one that sleeps. The client's `waiting`
  * word names the wait it is in, so each wait is ended once however often is flushed.
@@ -94,50 +94,50 @@ static bool put_message(struct ipc_session *session, const void *message, size_t
 }
 
 /* Moves waiting answers into the ring. True: none waits any more. */
-static bool pump_finals(struct ipc_session *session)
+static bool pump_kept(struct ipc_session *session)
 {
-	struct final *final;
+	struct kept *kept;
 
-	while ((final = session->finals)) {
-		if (!put_message(session, final->message, final->bytes))
+	while ((kept = session->kept)) {
+		if (!put_message(session, kept->message, kept->bytes))
 			return false;
-		session->finals = final->next;
-		free(final);
+		session->kept = kept->next;
+		free(kept);
 	}
-	session->finals_end = &session->finals;
+	session->kept_end = &session->kept;
 	return true;
 }
 
 /* Frees what waits; the session is going. */
-void send_drop_finals(struct ipc_session *session)
+void send_drop_kept(struct ipc_session *session)
 {
-	struct final *next;
+	struct kept *next;
 
-	for (struct final *final = session->finals; final; final = next) {
-		next = final->next;
-		free(final);
+	for (struct kept *kept = session->kept; kept; kept = next) {
+		next = kept->next;
+		free(kept);
 	}
-	session->finals = NULL;
-	session->finals_end = &session->finals;
+	session->kept = NULL;
+	session->kept_end = &session->kept;
 }
 
-static int keep_final(struct ipc_session *session, const void *message, size_t bytes)
+static int keep(struct ipc_session *session, const void *message, size_t bytes)
 {
-	struct final *final = malloc(sizeof(*final) + bytes);
+	struct kept *kept = malloc(sizeof(*kept) + bytes);
 
-	if (!final)
+	if (!kept)
 		return error_origin(-ENOMEM);
-	final->next = NULL;
-	final->bytes = bytes;
-	memcpy(final->message, message, bytes);
-	*session->finals_end = final;
-	session->finals_end = &final->next;
+	kept->next = NULL;
+	kept->bytes = bytes;
+	memcpy(kept->message, message, bytes);
+	*session->kept_end = kept;
+	session->kept_end = &kept->next;
 	return 0;
 }
 
 static bool may_take(const struct ipc_session *session)
 {
-	return session->in_flight < IPC_IN_FLIGHT_MAX && !session->finals;
+	return session->in_flight < IPC_IN_FLIGHT_MAX && !session->kept;
 }
 
 /* If requests wait for what has just changed, the loop shall look at their ring again. */
@@ -180,7 +180,7 @@ bool send_room_again(struct ipc_session *session)
 	bool again = false;
 
 	pthread_mutex_lock(&session->lock);
-	if (session->starved && pump_finals(session) && has_room(session, ring_slots(LORAD_RESPONSE_BYTES_MAX))) {
+	if (session->starved && pump_kept(session) && has_room(session, ring_slots(LORAD_RESPONSE_BYTES_MAX))) {
 		session->starved = false;
 		word_publish(&session->response->starved, 0);
 		resume_if_paused(session);
@@ -201,15 +201,16 @@ static int send_draft(struct ipc_session *session, struct draft *draft, uint16_t
 	pthread_mutex_lock(&session->lock);
 	if (session->gone)
 		r = IPC_E_GONE;
-	else if (!pump_finals(session) || !put_message(session, draft->bytes, draft->w.bytes))
+	else if (!pump_kept(session) || !put_message(session, draft->bytes, draft->w.bytes))
 		r = IPC_E_FULL;
 	pthread_mutex_unlock(&session->lock);
 	return r;
 }
 
-/* As send_draft(), for the answer that ends a request. Without memory to keep it the client is lost, and dropped. */
-static int send_final(struct ipc_session *session, struct draft *draft, uint16_t type, uint64_t id)
+/* As send_draft(), but what finds no room is kept. Without memory for that the client is lost, and dropped. */
+static int send_surely(struct ipc_session *session, struct draft *draft, uint16_t type, uint64_t id)
 {
+	bool ends = type == LORAD_DONE || type == LORAD_ERROR;
 	int r = 0;
 
 	if (!message_end(&draft->w, type, id))
@@ -219,10 +220,10 @@ static int send_final(struct ipc_session *session, struct draft *draft, uint16_t
 		pthread_mutex_unlock(&session->lock);
 		return IPC_E_GONE;
 	}
-	assert(session->in_flight > 0);
-	--session->in_flight;
-	if (!pump_finals(session) || !put_message(session, draft->bytes, draft->w.bytes))
-		r = keep_final(session, draft->bytes, draft->w.bytes);
+	assert(!ends || session->in_flight > 0);
+	session->in_flight -= ends;
+	if (!pump_kept(session) || !put_message(session, draft->bytes, draft->w.bytes))
+		r = keep(session, draft->bytes, draft->w.bytes);
 	if (r < 0) {
 		session->doomed = true;
 		kick_loop(session);
@@ -270,7 +271,7 @@ int ipc_send_scores(struct ipc_session *session, uint64_t id, const struct ipc_s
 	return send_draft(session, &draft, LORAD_SCORES, id);
 }
 
-/** ipc_send_adapter() - one entry of a list. Returns as ipc_send_token(). */
+/** ipc_send_adapter() - one entry of a list. Returns as ipc_send_done(). */
 int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_listed *adapter)
 {
 	struct lorad_listed fixed = { .bytes = adapter->bytes };
@@ -282,7 +283,7 @@ int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_
 	put_text(&draft, LORAD_ITEM_NAME, adapter->name, strlen(adapter->name));
 	put_text(&draft, LORAD_ITEM_KIND, adapter->kind, strlen(adapter->kind));
 	put_text(&draft, LORAD_ITEM_STATE, adapter->state, strlen(adapter->state));
-	return send_draft(session, &draft, LORAD_ADAPTER, id);
+	return send_surely(session, &draft, LORAD_ADAPTER, id);
 }
 
 /** ipc_send_done() - a request ended as asked. IPC_OK also if it waits for room; or IPC_E_GONE, or a negative errno. */
@@ -310,7 +311,7 @@ int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_don
 		message_put_pair(&draft.w, LORAD_ITEM_USED, 0, &used, sizeof(used), adapter->name,
 				 strlen(adapter->name) + 1);
 	}
-	return send_final(session, &draft, LORAD_DONE, id);
+	return send_surely(session, &draft, LORAD_DONE, id);
 }
 
 /** ipc_send_error() - a request was refused or failed: a positive errno and a line of text. Returns as ipc_send_done(). */
@@ -322,7 +323,7 @@ int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const cha
 	draft_begin(&draft);
 	put_u64(&draft, LORAD_ITEM_CODE, (uint64_t)code);
 	put_text(&draft, LORAD_ITEM_REASON, text, strnlen(text, sizeof(((struct diag *)0)->text)));
-	return send_final(session, &draft, LORAD_ERROR, id);
+	return send_surely(session, &draft, LORAD_ERROR, id);
 }
 
 /**
@@ -338,7 +339,7 @@ bool ipc_room(struct ipc_session *session, uint32_t n_top)
 	bool room;
 
 	pthread_mutex_lock(&session->lock);
-	room = session->gone || (pump_finals(session) && (has_room(session, n) || starve(session, n)));
+	room = session->gone || (pump_kept(session) && (has_room(session, n) || starve(session, n)));
 	pthread_mutex_unlock(&session->lock);
 	return room;
 }
@@ -365,7 +366,7 @@ void ipc_flush(struct ipc_session *session)
 
 	pthread_mutex_lock(&session->lock);
 	if (!session->gone) {
-		(void)pump_finals(session);
+		(void)pump_kept(session);
 		word_fence(); /* between publishing the tail and asking whether somebody sleeps on it */
 		waiting = word_glance(&session->request->waiting);
 		if (waiting != session->woken) {

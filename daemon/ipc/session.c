@@ -324,7 +324,7 @@ int session_new(struct ipc *ipc, int socket, const struct ucred *peer)
 	session->socket = TAKE_FD(owned);
 	session->doorbell = -1;
 	session->last_ns = clock_ns();
-	session->finals_end = &session->finals;
+	session->kept_end = &session->kept;
 	list_append(&ipc->sessions, &session->link);
 	++ipc->n_hello;
 	(void)TAKE_PTR(session);
@@ -349,7 +349,7 @@ void session_close(struct ipc_session *session)
 	session->gone = true;
 	session->ipc = NULL;
 	session->is_open = false;
-	send_drop_finals(session);
+	send_drop_kept(session);
 	memory_unmap(session);
 	close(session->socket);
 	if (session->doorbell >= 0)

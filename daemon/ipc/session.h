@@ -36,9 +36,9 @@ struct ipc {
 	struct log_limit log_limit;
 };
 
-/* An answer that ends a request and found no room in the ring. */
-struct final {
-	struct final *next;
+/* An answer that must not be lost and found no room in the ring. */
+struct kept {
+	struct kept *next;
 	size_t bytes;
 	_Alignas(8) uint8_t message[];
 };
@@ -65,7 +65,7 @@ struct ipc_session {
 	bool starved;           /* somebody was told IPC_E_FULL */
 	uint32_t in_flight;     /* requests taken and not ended */
 	uint32_t woken;         /* the last value of `waiting` that was acted on */
-	struct final *finals, **finals_end;
+	struct kept *kept, **kept_end; /* oldest first */
 	struct lorad_response_memory *response;
 	struct ring_writer out;
 };
@@ -87,7 +87,7 @@ uint64_t endpoint_look(void *ipc);
 bool send_admit(struct ipc_session *session);
 void send_readmit(struct ipc_session *session);
 bool send_room_again(struct ipc_session *session);
-void send_drop_finals(struct ipc_session *session);
+void send_drop_kept(struct ipc_session *session);
 
 /* request.c */
 int request_parse(struct ipc_request **ret, const void *message, size_t bytes, struct diag *diag);
