@@ -60,6 +60,8 @@ int store_each(struct store *store,
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag);
 int store_remove(struct store *store, const char *name);
+int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
+	       struct store_record *ret_record, struct diag *diag); /* every byte, checked; slow */
 int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag); /* every byte; slow */
 
 /* While a version is held it can be read, whatever becomes of its names. Release never writes and never waits. */

@@ -71,6 +71,7 @@ struct verify {
 	const struct store_record *record;
 	uint8_t *buffer;                 /* a page and a chunk */
 	uint32_t sums[IMAGE_CHUNKS_MAX]; /* of all chunks; from chunk 0 */
+	uint8_t *to;                     /* where payloads are wanted, or NULL */
 	struct diag *diag;
 };
 
@@ -91,6 +92,8 @@ static int verify_chunk(struct verify *verify, uint32_t number, const struct sto
 		memcpy(verify->sums, header->chunk_crc, sizeof(verify->sums));
 	if (crc32c(0, value + IMAGE_HEADER_BYTES, chunk->bytes) != verify->sums[number])
 		return diag_set(verify->diag, STORE_E_CORRUPT, "its checksum is wrong");
+	if (verify->to)
+		memcpy(verify->to + (size_t)number * IMAGE_CHUNK_PAYLOAD, value + IMAGE_HEADER_BYTES, chunk->bytes);
 	return 0;
 }
 
@@ -111,19 +114,13 @@ static int verify_chunks(struct verify *verify, const struct store_snapshot *sna
 	return 0;
 }
 
-/**
- * store_verify() - read all of a version and check every sum
- * @diag:       names the chunk and its place in the file
- *
- * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
- */
-int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag)
+/* All checks on one snapshot; payloads go to *ret_payload unless that is NULL. */
+static int verify_snapshot(struct store *store, const struct store_snapshot *snapshot, uint8_t **ret_payload,
+			   struct diag *diag)
 {
-	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
-	_cleanup_free_ uint8_t *buffer = NULL;
-	_cleanup_free_ char *config = NULL;
+	const struct store_record *record = store_snapshot_record(snapshot);
+	_cleanup_free_ uint8_t *buffer = NULL, *payload = NULL;
 	_cleanup_close_ int fd = -1;
-	size_t config_bytes;
 	bool direct;
 	int r;
 
@@ -131,19 +128,54 @@ int store_verify(struct store *store, const struct store_digest *digest, struct 
 	if (fd < 0)
 		return error_trace(fd);
 	buffer = aligned_alloc(IMAGE_PAGE, IMAGE_PAGE + IMAGE_CHUNK_PAYLOAD);
-	if (!buffer)
+	if (ret_payload)
+		payload = aligned_alloc(IMAGE_PAGE, record->payload_bytes);
+	if (!buffer || (ret_payload && !payload))
 		return error_origin(-ENOMEM);
+	r = verify_chunks(&(struct verify){ .fd = fd, .record = record, .buffer = buffer, .to = payload, .diag = diag },
+			  snapshot);
+	if (!r && ret_payload)
+		*ret_payload = TAKE_PTR(payload);
+	return error_trace(r);
+}
+
+/**
+ * store_read() - all of a version's payload, every sum checked
+ * @ret_payload: record.payload_bytes, malloc'd; NULL: only check
+ * @ret_record: or NULL
+ * @diag:       names the chunk and its place in the file
+ *
+ * Return: 0, STORE_E_NOT_FOUND, STORE_E_CORRUPT, -errno.
+ */
+int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
+	       struct store_record *ret_record, struct diag *diag)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	int r;
+
 	r = store_snapshot_open(store, digest, &snapshot);
 	if (r == STORE_E_CORRUPT)
 		return diag_set(diag, r, "its record or its list of chunks is damaged");
 	if (r)
 		return error_trace(r);
-	r = store_config(store, digest, &config, &config_bytes);
-	if (r > 0)
-		return diag_set(diag, STORE_E_CORRUPT, "its config is damaged");
+	r = verify_snapshot(store, snapshot, ret_payload, diag);
+	if (!r && ret_record)
+		*ret_record = *store_snapshot_record(snapshot);
+	return error_trace(r);
+}
+
+/** store_verify() - store_read() without keeping what is read; the config too */
+int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag)
+{
+	_cleanup_free_ char *config = NULL;
+	size_t config_bytes;
+	int r;
+
+	r = store_read(store, digest, NULL, NULL, diag);
 	if (r)
 		return error_trace(r);
-	return verify_chunks(&(struct verify){ .fd = fd, .record = store_snapshot_record(snapshot), .buffer = buffer,
-					       .diag = diag },
-			     snapshot);
+	r = store_config(store, digest, &config, &config_bytes);
+	if (r == STORE_E_CORRUPT)
+		return diag_set(diag, r, "its config is damaged");
+	return error_trace(r);
 }
