@@ -167,6 +167,31 @@ int json_get_object(const json_t *object, const char *key, const json_t **ret, s
 	return FORMAT_OK;
 }
 
+/**
+ * json_check_keys() - refuse what is not known
+ * @where:      name of the object, or "": put before the key
+ * @object:     the object
+ * @known:      keys that the caller looks at himself, ended by NULL
+ * @diag:       the key
+ *
+ * A key that is not known passes only if it is switched off: what it means when it is on, nobody here can tell.
+ */
+int json_check_keys(const char *where, json_t *object, const char *const *known, struct diag *diag)
+{
+	void *it;
+
+	for (it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
+		const char *const *k = known;
+
+		while (*k && strcmp(*k, json_object_iter_key(it)) != 0)
+			++k;
+		if (!*k && json_truthy(json_object_iter_value(it)))
+			return diag_set(diag, FORMAT_E_INVALID, "%s%s%s: not supported", where, *where ? "." : "",
+					json_object_iter_key(it));
+	}
+	return FORMAT_OK;
+}
+
 /** json_truthy() - whether Python's bool() of the value is true: "was this option switched on?" */
 bool json_truthy(const json_t *value)
 {

@@ -28,6 +28,9 @@ int json_get_bool(const json_t *object, const char *key, bool *ret, struct diag 
 int json_get_string(const json_t *object, const char *key, const char **ret, struct diag *diag);
 int json_get_object(const json_t *object, const char *key, const json_t **ret, struct diag *diag);
 
+/* Every member is one of known (a list ended by NULL) or off; where: a prefix for the diag. */
+int json_check_keys(const char *where, json_t *object, const char *const *known, struct diag *diag);
+
 bool json_truthy(const json_t *value); /* as Python sees it: not null, false, 0, "", [] or {} */
 
 #endif

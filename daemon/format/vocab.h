@@ -18,8 +18,7 @@
 struct vocab_token {
 	const char *bytes;
 	uint32_t n;
-	bool special;              /* control tokens: never part of an answer's text */
-	bool added;                /* recognised in text as a whole, takes no part in merges */
+	bool special;              /* a control token */
 };
 
 struct vocab_merge {
@@ -40,7 +39,7 @@ struct vocab_step {
 		VOCAB_SPLIT,        /* matches and what lies between them become pieces */
 		VOCAB_PREFIX_SPACE, /* a piece that does not start with a space gets one */
 	} kind;
-	const char *pattern;       /* SPLIT: PCRE2 with UTF and UCP */
+	char *pattern;             /* SPLIT: PCRE2 with UTF and UCP */
 	bool drop_matched, drop_between;
 };
 
@@ -60,7 +59,6 @@ struct vocab {
 	char *chat_template;       /* terminated; NULL: the model has none */
 	char *bytes;               /* holds all texts */
 	size_t n_bytes, room;
-	char *patterns[VOCAB_STEPS_MAX]; /* holds patterns made from the file's */
 };
 
 int vocab_from_gguf(struct vocab **ret, const struct gguf *gguf, struct diag *diag);
@@ -69,6 +67,8 @@ int vocab_from_gguf(struct vocab **ret, const struct gguf *gguf, struct diag *di
 int vocab_from_json(struct vocab **ret, const char *text, size_t bytes, struct diag *diag);
 int vocab_add_tokenizer_config(struct vocab *vocab, const char *text, size_t bytes, struct diag *diag);
 int vocab_set_chat_template(struct vocab *vocab, const char *text, size_t bytes); /* chat_template.jinja; it wins */
+
+#define VOCAB_FILE_MAX (256u << 20) /* of tokenizer.json */
 
 struct vocab *vocab_free(struct vocab *vocab);
 DEFINE_CLEANUP(struct vocab *, vocab_free)

@@ -9,5 +9,6 @@ daemon_model_libmodel_la_SOURCES = \
 	daemon/model/model.c daemon/model/model.h \
 	daemon/model/pool.c daemon/model/pool.h \
 	daemon/model/source.c daemon/model/source.h \
-	daemon/model/step.c daemon/model/step.h \
-	daemon/model/tokenizer.h
+	daemon/model/step.c daemon/model/step.h
+
+include daemon/model/tokenizer.mk
