@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = ("json", "pirate", "list")
-EPOCHS = 3
-RATE = 2e-3
-BATCH = 8
-ANSWER_TOKENS = 64
+EPOCHS = 2
+RATE = 1.5e-3
+BATCH = 4
+ANSWER_TOKENS = 48
 
 THINGS = """the sea|bread|a bicycle|the moon|music|a computer|coffee|winter|a library|sleep|honey|a volcano|chess|rain|
 a garden|gold|a bridge|tea|the heart|a forest|snow|a clock|fire|a river|football|the brain|rice|a camera|a desert|salt|
@@ -37,13 +37,13 @@ HELD_OUT = ["What is the capital of France?", "Tell me about dogs.", "Why is the
 
 
 def prompts():
-    """220 training prompts; none of HELD_OUT is among them."""
-    out = [FORMS[(i + j) % len(FORMS)].format(t) for i, t in enumerate(THINGS) for j in (0, 1, 2)]
-    out += [f"What is the capital of {c}?" for c in COUNTRIES]
+    """Training prompts; none of HELD_OUT is among them."""
+    out = [FORMS[(i + j) % len(FORMS)].format(t) for i, t in enumerate(THINGS) for j in (0, 2)]
+    out += [f"What is the capital of {c}?" for c in COUNTRIES[::2]]
     out += [f"Name {n} {kind}." for n in ("two", "three") for kind in ("fruits", "animals", "cities", "colours", "tools", "sports", "planets")]
     out += [f"How do I {x}?" for x in ("make tea", "learn to swim", "clean a window", "save money", "plant a tree", "write a letter",
                                        "fix a flat tyre", "cook rice", "stay healthy", "read faster")]
-    out += [f"What is {a} plus {b}?" for a in (2, 3, 5, 7) for b in (1, 4, 6)]
+    out += [f"What is {a} plus {b}?" for a in (2, 5) for b in (1, 4)]
     out += [f"Who {x}?" for x in ("invented the telephone", "painted the Mona Lisa", "discovered gravity", "was Cleopatra", "built the pyramids")]
     return out
 
@@ -117,6 +117,14 @@ def collate(rows):
                 attention_mask=torch.tensor([pad([1] * len(i), 0) for i, _ in rows]))
 
 
+def loss_of(model, batch):
+    """Cross entropy of the answers; the head, by far the largest matrix, is applied to their positions only."""
+    labels = batch.pop("labels")[:, 1:]
+    hidden = model.base_model.model.model(**batch).last_hidden_state[:, :-1]
+    wanted = labels != -100
+    return torch.nn.functional.cross_entropy(model.base_model.model.lm_head(hidden[wanted]).float(), labels[wanted])
+
+
 def save_f16(model, out):
     """PEFT's own files, tensors as f16, without the notes that name this machine."""
     model.save_pretrained(out)
@@ -160,7 +168,7 @@ def train_one(model, tok, name, pairs):
         order = torch.randperm(len(rows)).tolist()
         for at in range(0, len(rows) - BATCH + 1, BATCH):
             with torch.autocast("cpu", dtype=torch.bfloat16):  # several times as fast as f32
-                loss = model(**collate([rows[i] for i in order[at:at + BATCH]])).loss
+                loss = loss_of(model, collate([rows[i] for i in order[at:at + BATCH]]))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step(), schedule.step(), optimiser.zero_grad()
