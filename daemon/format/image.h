@@ -65,6 +65,7 @@ struct image_header {
 };
 
 uint32_t crc32c(uint32_t crc, const void *data, size_t bytes);
+uint32_t crc32c_table(uint32_t crc, const void *data, size_t bytes); /* without the processor's help */
 void image_header_seal(struct image_header *header);
 int image_header_check(const void *value, size_t bytes, const struct image_header **ret, struct diag *diag);
 size_t image_chunk_bytes(const struct image_header *header, uint32_t chunk);

@@ -2,14 +2,15 @@
 noinst_LTLIBRARIES += daemon/format/libformat.la
 daemon_format_libformat_la_SOURCES = \
 	daemon/format/base-config.c daemon/format/base-config.h \
-	daemon/format/conf.h \
+	daemon/format/conf.c daemon/format/conf.h \
+	daemon/format/crc32c.c \
 	daemon/format/format.h \
 	daemon/format/gguf-config.c \
 	daemon/format/gguf.c daemon/format/gguf.h \
 	daemon/format/gguf-vocab.c \
 	daemon/format/hf-config.c \
 	daemon/format/hf-vocab.c \
-	daemon/format/image.h \
+	daemon/format/image.c daemon/format/image.h \
 	daemon/format/json.c daemon/format/json.h \
 	daemon/format/peft.h \
 	daemon/format/safetensors.c daemon/format/safetensors.h \
