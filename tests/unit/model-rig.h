@@ -44,10 +44,8 @@ void rig_greedy(struct rig *rig, const uint32_t *prompt, uint32_t n_prompt, cons
 
 struct step_seq rig_seq(const uint32_t *tokens, uint32_t n, uint32_t position, struct kv_seq *kv, struct kern_result *result);
 
+/* model-peft.c */
 void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder);
 void rig_lora_close(struct rig_lora *lora);
-
-/* A file's bytes, terminated; malloc'd. The test fails if there is none. */
-char *rig_read(const char *folder, const char *name, size_t *ret_bytes);
 
 #endif
