@@ -40,7 +40,7 @@ def greedy_text_is_the_references(world, d):
 
 @case(daemon="f32")
 def adapters_have_their_effect(world, d):
-    answers = {n: d.generate("--chat", "-n", 48, *of(n), "--prompt", "Tell me about dogs.")["text"] for n in NAMES}
+    answers = {n: d.generate("--chat", "-n", 48, *of(n), "--prompt", "Give me a tip for a good night's sleep.")["text"] for n in NAMES}
     check_equal(list(json.loads(answers["json"])), ["answer"], "json's answer")
     check(answers["pirate"].startswith("Arr"), "pirate:", answers["pirate"])
     check(answers["list"].startswith("- ") and "\n- " in answers["list"], "list:", answers["list"])
