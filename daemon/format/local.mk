@@ -12,7 +12,8 @@ daemon_format_libformat_la_SOURCES = \
 	daemon/format/hf-vocab.c \
 	daemon/format/image.c daemon/format/image.h \
 	daemon/format/json.c daemon/format/json.h \
-	daemon/format/peft.h \
+	daemon/format/peft-target.c daemon/format/peft-target.h \
+	daemon/format/peft.c daemon/format/peft.h \
 	daemon/format/safetensors.c daemon/format/safetensors.h \
 	daemon/format/split-regex.c daemon/format/split-regex.h \
 	daemon/format/vocab-build.h \
