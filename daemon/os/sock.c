@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Local SOCK_SEQPACKET sockets.
+ * Local sockets.
  *
  * A socket file outlives the daemon that made it. Whether one that is found is still served is asked in the only sure
  * way, by connecting to it: one that refuses is stale and replaced, one that answers belongs to a running daemon and is
@@ -24,20 +24,19 @@ static int refuse(struct diag *diag, const char *path)
 	return diag_set(diag, SOCK_E_REFUSED, "%s: %s", path, strerror(errno));
 }
 
-/* The folders that path lies in, as far as they are missing. */
-static int make_parents(const char *path, struct diag *diag)
+/* The folder that path lies in, if that alone is missing. A whole missing way is rather a mistyped one. */
+static int make_folder(const char *path, struct diag *diag)
 {
-	_cleanup_free_ char *copy = strdup(path);
+	_cleanup_free_ char *folder = strdup(path);
+	char *slash;
 
-	if (!copy)
+	if (!folder)
 		return error_origin(-ENOMEM);
-	for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-		*slash = 0;
-		if (mkdir(copy, DIRECTORY_MODE) < 0 && errno != EEXIST)
-			return refuse(diag, copy);
-		*slash = '/';
-	}
-	return SOCK_OK;
+	slash = strrchr(folder, '/');
+	if (!slash || slash == folder)
+		return SOCK_OK;
+	*slash = 0;
+	return mkdir(folder, DIRECTORY_MODE) < 0 && errno != EEXIST ? refuse(diag, folder) : SOCK_OK;
 }
 
 /* Removes what a dead daemon left at the address; refuses what is alive or no socket. */
@@ -60,13 +59,14 @@ static int clear_stale(const struct sockaddr_un *address, struct diag *diag)
 }
 
 /**
- * sock_listen() - make a listening socket
- * @ret_fd: a nonblocking SEQPACKET socket; the file stays when it is closed
- * @path:   its file; missing folders are made, a stale file is replaced
+ * sock_listen_type() - make a listening socket
+ * @ret_fd: a nonblocking socket; the file stays when it is closed
+ * @type:   SOCK_SEQPACKET or SOCK_STREAM
+ * @path:   its file; a missing folder is made, a stale file is replaced
  * @mode:   permissions of the file: who may write to it may connect
  * @diag:   why not, for SOCK_E_REFUSED
  */
-int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag)
+int sock_listen_type(int *ret_fd, int type, const char *path, mode_t mode, struct diag *diag)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = -1;
@@ -76,13 +76,13 @@ int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag)
 		return diag_set(diag, SOCK_E_REFUSED, "%s: a socket's path has 1 to %zu characters", path,
 				sizeof(address.sun_path) - 1);
 	memcpy(address.sun_path, path, strlen(path) + 1);
-	r = make_parents(path, diag);
+	r = make_folder(path, diag);
 	if (r)
 		return r < 0 ? error_trace(r) : r;
 	r = clear_stale(&address, diag);
 	if (r)
 		return r < 0 ? error_trace(r) : r;
-	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_origin(-errno);
 	/* Before bind() the mode can only shrink by the umask, never be wider than asked for; after it, it is exact. */
@@ -91,6 +91,12 @@ int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag)
 		return refuse(diag, path);
 	*ret_fd = TAKE_FD(fd);
 	return SOCK_OK;
+}
+
+/** sock_listen() - a listening SEQPACKET socket, see sock_listen_type() */
+int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag)
+{
+	return sock_listen_type(ret_fd, SOCK_SEQPACKET, path, mode, diag);
 }
 
 /**
