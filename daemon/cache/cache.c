@@ -400,6 +400,18 @@ int cache_pin(struct cache *cache, const struct store_digest *digest, bool pinne
 	return adapter ? r : error_origin(-ENOMEM);
 }
 
+bool cache_is_pinned(struct cache *cache, const struct store_digest *digest)
+{
+	const struct cache_adapter *adapter;
+	bool pinned;
+
+	pthread_mutex_lock(&cache->lock);
+	adapter = find(cache, digest);
+	pinned = adapter && adapter->pinned;
+	pthread_mutex_unlock(&cache->lock);
+	return pinned;
+}
+
 void cache_read_stats(struct cache *cache, struct cache_stats *ret)
 {
 	pthread_mutex_lock(&cache->lock);

@@ -62,6 +62,7 @@ uint64_t cache_load_ns(const struct cache_adapter *adapter);             /* dura
 
 enum cache_state cache_state(struct cache *cache, const struct store_record *record);
 int cache_pin(struct cache *cache, const struct store_digest *digest, bool pinned);
+bool cache_is_pinned(struct cache *cache, const struct store_digest *digest);
 int cache_prefetch(struct cache *cache, const struct store_digest *digest, struct diag *diag);
 bool cache_shrink(struct cache *cache, size_t bytes); /* evict unused ones so that KV can have bytes; false: none left */
 void cache_read_stats(struct cache *cache, struct cache_stats *ret);
