@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* What the daemon consists of, as server.c wires it: the control verbs read and steer it. Loop's thread. */
+#ifndef LORAD_PARTS_H
+#define LORAD_PARTS_H
+
+#include <stdint.h>
+
+struct parts {
+	const struct options *options;
+	struct loop *loop;
+	struct mailbox *mailbox;
+	struct worker *worker;
+	struct store *store;
+	struct pager *pager;
+	struct cache *cache;
+	struct pool *pool;
+	struct kv *kv;
+	struct model *model;
+	struct sched *sched;
+	struct ipc *ipc;
+	struct importer *importer;
+	const char *isa, *memory;     /* names of what was chosen at start */
+	uint32_t threads;
+	uint64_t host_cache;
+	uint64_t started_ns;
+};
+
+#endif

@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Server
+ *
+ * Wires the layers together, bottom up: store, compute, memory, engine, doors. Every part gets what it needs as an
+ * argument and none finds another by itself, so this file is the one place that knows all of them. server_free() takes
+ * them down in the opposite order; each step of it allows for parts that were never made.
+ *
+ * Start. The store is locked first, because that is how a second daemon is noticed before it loads anything. The sockets
+ * come last: a client that can connect is served. Signals are blocked from the first line on and read from a descriptor;
+ * only while the model loads do they keep their usual effect, so that a start can be interrupted.
+ *
+ * End. SIGTERM stops the loop; then nobody is admitted any more, requests get DRAIN_NS to finish, the rest is failed with
+ * a reason, and everything is freed.
+ */
+#include "daemon/server.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/sysinfo.h>
+
+#include "daemon/base/clock.h"
+#include "daemon/base/log.h"
+#include "daemon/cache/cache.h"
+#include "daemon/control.h"
+#include "daemon/import/import.h"
+#include "daemon/mailbox.h"
+#include "daemon/options.h"
+#include "daemon/os/loop.h"
+#include "daemon/os/mem.h"
+#include "daemon/os/notify.h"
+#include "daemon/os/sock.h"
+#include "daemon/os/team.h"
+#include "daemon/parts.h"
+#include "daemon/sched/sched.h"
+#include "daemon/worker.h"
+
+#define DRAIN_NS (5 * NS_PER_S)          /* SIGTERM ends the daemon within 10 s, with room to spare */
+#define LOAD_EXTEND_NS (60 * NS_PER_S)   /* asked of systemd with every report of progress */
+#define POOL_DEFAULT_MAX (UINT64_C(4) << 30)
+#define STEP_ROWS 512
+#define STEP_SEQS 128
+#define SOCKET_MODE 0660
+
+struct door {
+	const char *name;        /* in the socket unit */
+	char *path;              /* of a socket that we made and will remove; NULL: systemd's */
+	int fd;
+};
+
+struct server {
+	const struct options *options;
+	struct parts parts;
+
+	struct mailbox mailbox;
+	bool has_mailbox;
+	const struct kern_backend *backend;
+	struct kern_device *device;
+	struct team *team;
+	struct mem_region region;
+	void *pool_base;         /* device address of the region */
+	struct step *step;
+	struct control *control;
+	struct door client, admin;
+
+	sigset_t signals;
+	int signal_fd;
+	struct loop_source signal_source;
+	struct loop_timer watchdog;
+	uint64_t progress;       /* the engine's, when the watchdog was last fed */
+	uint64_t told_ns;        /* when systemd was last told how far the model is */
+};
+
+/* ---- compute and memory ---- */
+
+static unsigned processors(void)
+{
+	cpu_set_t set;
+
+	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
+}
+
+static int choose_backend(struct server *server, struct diag *diag)
+{
+	const struct options *options = server->options;
+	enum kern_isa isa = options->isa == OPTIONS_ISA_AUTO ? kern_cpu_best() : (enum kern_isa)options->isa;
+
+	if (options->cuda)
+		return diag_set(diag, SERVER_E_REFUSED, "device: this build has no CUDA backend");
+	server->backend = kern_cpu(isa);
+	if (!server->backend)
+		return diag_set(diag, SERVER_E_REFUSED, "isa: %s: this machine does not have it", kern_isa_names[isa]);
+	server->parts.isa = kern_isa_names[isa];
+	return SERVER_OK;
+}
+
+static int make_compute(struct server *server, struct diag *diag)
+{
+	uint32_t threads = server->options->threads ? (uint32_t)server->options->threads : processors();
+	int r;
+
+	r = choose_backend(server, diag);
+	if (r)
+		return r;
+	server->parts.threads = threads;
+	r = team_new(&server->team, threads);
+	if (!r)
+		r = server->backend->device->open(&server->device, 0);
+	return error_trace(r);
+}
+
+/* While it loads, systemd is told to be patient. */
+static void on_load_progress(void *userdata, double fraction)
+{
+	struct server *server = userdata;
+	uint64_t now = clock_ns();
+	char status[64];
+
+	if (now - server->told_ns < NS_PER_S)
+		return;
+	server->told_ns = now;
+	(void)snprintf(status, sizeof(status), "Loading the model: %d %%", (int)(fraction * 100));
+	notify_loading(status, LOAD_EXTEND_NS);
+}
+
+static int load_model(struct server *server, struct diag *diag)
+{
+	const struct model_options options = {
+		.path = server->options->model,
+		.precision = server->options->precision,
+		.context = (uint32_t)server->options->context,
+		.backend = server->backend,
+		.device = server->device,
+		.team = server->team,
+		.progress = on_load_progress,
+		.userdata = server,
+	};
+	int r;
+
+	pthread_sigmask(SIG_UNBLOCK, &server->signals, NULL);
+	r = model_open(&server->parts.model, &options, diag);
+	pthread_sigmask(SIG_BLOCK, &server->signals, NULL);
+	return r > 0 ? SERVER_E_REFUSED : error_trace(r);
+}
+
+static uint64_t total_memory(void)
+{
+	struct sysinfo info;
+
+	return sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : 0;
+}
+
+static int pool_size_wanted(const struct server *server, uint64_t *ret, struct diag *diag)
+{
+	uint64_t wanted = server->options->device_memory, available = mem_available();
+
+	if (wanted > available)
+		return diag_set(diag, SERVER_E_REFUSED,
+				"device-memory: %" PRIu64 " MiB asked for, %" PRIu64 " MiB are available", wanted >> 20,
+				available >> 20);
+	if (!wanted) {
+		wanted = total_memory() / 4;
+		wanted = wanted < POOL_DEFAULT_MAX ? wanted : POOL_DEFAULT_MAX;
+		wanted = wanted < available / 2 ? wanted : available / 2;
+	}
+	*ret = wanted;
+	return SERVER_OK;
+}
+
+static int make_pool(struct server *server, struct diag *diag)
+{
+	struct parts *parts = &server->parts;
+	uint64_t bytes;
+	int r;
+
+	r = pool_size_wanted(server, &bytes, diag);
+	if (r)
+		return r;
+	r = mem_region_init(&server->region, "lorad-pool", bytes);
+	if (r < 0)
+		return error_trace(r);
+	parts->memory = mem_kind_name(server->region.kind);
+	r = server->backend->device->alloc(server->device, server->region.base, server->region.bytes,
+					   &server->pool_base);
+	if (!r)
+		r = pool_new(&parts->pool, server->pool_base, server->region.bytes);
+	if (r < 0)
+		return error_trace(r);
+	bytes = server->region.bytes;
+	parts->host_cache = server->options->host_cache ? server->options->host_cache : bytes / 2;
+	if (parts->host_cache > bytes) {
+		log_warning("host-cache is larger than device-memory, which bounds it on the CPU");
+		parts->host_cache = bytes;
+	}
+	return SERVER_OK;
+}
+
+static int make_kv(struct server *server, struct diag *diag)
+{
+	struct parts *parts = &server->parts;
+	const struct model_config *config = model_config(parts->model);
+	const struct kv_shape shape = {
+		.n_layers = config->geometry.n_layers,
+		.n_kv_heads = config->geometry.n_kv_heads,
+		.head_dim = config->geometry.head_dim,
+		.dtype = model_precision(parts->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16,
+	};
+	int r = kv_new(&parts->kv, parts->pool, &shape);
+
+	if (r < 0)
+		return error_trace(r);
+	if (!kv_max_tokens(parts->kv))
+		return diag_set(diag, SERVER_E_REFUSED, "device-memory: too small for the keys and values of one token");
+	if (kv_max_tokens(parts->kv) < config->context)
+		log_warning("device-memory holds %" PRIu64 " tokens of one request, less than the context of %u",
+			    kv_max_tokens(parts->kv), (unsigned)config->context);
+	return SERVER_OK;
+}
+
+/* ---- engine ---- */
+
+static void on_cache_changed(void *userdata)
+{
+	struct server *server = userdata;
+
+	if (server->parts.sched)
+		sched_wake(server->parts.sched);
+}
+
+static int make_cache(struct server *server)
+{
+	struct parts *parts = &server->parts;
+	const struct pager_options pager_options = {
+		.region = server->region.base,
+		.region_bytes = server->region.bytes,
+		.best = PAGER_URING_FIXED,
+	};
+	struct cache_options cache_options;
+	int r;
+
+	r = pager_new(&parts->pager, parts->store, &pager_options);
+	if (r < 0)
+		return error_trace(r);
+	cache_options = (struct cache_options){
+		.store = parts->store,
+		.pager = parts->pager,
+		.pool = parts->pool,
+		.geometry = model_config(parts->model)->geometry,
+		.host_bytes = parts->host_cache,
+		.changed = on_cache_changed,
+		.userdata = server,
+	};
+	return error_trace(cache_new(&parts->cache, &cache_options));
+}
+
+static int make_engine(struct server *server)
+{
+	struct parts *parts = &server->parts;
+	const struct step_limits limits = { .rows = STEP_ROWS, .seqs = STEP_SEQS };
+	struct sched_options options;
+	int r;
+
+	r = step_new(&server->step, parts->model, server->backend, server->device, server->team, kv_layout(parts->kv),
+		     &limits);
+	if (r < 0)
+		return error_trace(r);
+	options = (struct sched_options){
+		.model = parts->model,
+		.store = parts->store,
+		.cache = parts->cache,
+		.kv = parts->kv,
+		.step = server->step,
+		.limits = limits,
+	};
+	return error_trace(sched_new(&parts->sched, &options));
+}
+
+static int make_jobs(struct server *server)
+{
+	struct parts *parts = &server->parts;
+	int r;
+
+	r = importer_new(&parts->importer, parts->store, &model_config(parts->model)->geometry);
+	if (!r)
+		r = worker_new(&parts->worker, &server->mailbox);
+	return error_trace(r);
+}
+
+/* ---- doors ---- */
+
+/* The longest run of ids without a special token: what a load generator may send. */
+static void find_plain_ids(const struct model *model, uint32_t *ret_first, uint32_t *ret_n)
+{
+	const struct tokenizer *tokenizer = model_tokenizer(model);
+	uint32_t n = tokenizer_size(tokenizer), first = 0;
+
+	*ret_first = *ret_n = 0;
+	for (uint32_t i = 0; i <= n; ++i) {
+		if (i < n && !tokenizer_is_special(tokenizer, i))
+			continue;
+		if (i - first > *ret_n) {
+			*ret_first = first;
+			*ret_n = i - first;
+		}
+		first = i + 1;
+	}
+}
+
+static int open_door(struct door *door, int type, const char *path, const char *suffix, struct diag *diag)
+{
+	int r;
+
+	door->fd = notify_take_socket(door->name);
+	if (door->fd >= 0)
+		return SERVER_OK;
+	if (asprintf(&door->path, "%s%s", path, suffix) < 0) {
+		door->path = NULL;
+		return error_origin(-ENOMEM);
+	}
+	r = sock_listen_type(&door->fd, type, door->path, SOCKET_MODE, diag);
+	if (r) { /* not ours to remove */
+		free(door->path);
+		door->path = NULL;
+	}
+	return r > 0 ? diag_prefix(diag, SERVER_E_REFUSED, "socket") : error_trace(r);
+}
+
+static void close_door(struct door *door)
+{
+	if (door->fd >= 0)
+		close(door->fd);
+	if (door->path)
+		(void)unlink(door->path);
+	free(door->path);
+}
+
+static int open_doors(struct server *server, struct diag *diag)
+{
+	struct parts *parts = &server->parts;
+	const struct model_config *config = model_config(parts->model);
+	struct ipc_options options = {
+		.loop = parts->loop,
+		.context = config->context,
+		.vocab = config->geometry.vocab,
+		.ops = &sched_ipc_ops,
+		.userdata = parts->sched,
+	};
+	int r;
+
+	r = open_door(&server->client, SOCK_SEQPACKET, server->options->socket, "", diag);
+	if (!r)
+		r = open_door(&server->admin, SOCK_STREAM, server->options->socket, ".control", diag);
+	if (r)
+		return r;
+	find_plain_ids(parts->model, &options.plain_first, &options.n_plain);
+	options.listen_fd = server->client.fd;
+	r = ipc_new(&parts->ipc, &options);
+	if (!r)
+		r = control_new(&server->control, parts, server->admin.fd);
+	return error_trace(r);
+}
+
+/* ---- signals and systemd ---- */
+
+static void on_signal(struct loop_source *source, uint32_t events)
+{
+	struct server *server = container_of(source, struct server, signal_source);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	while (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+		if (info.ssi_signo == SIGHUP) {
+			notify_reloading();
+			log_notice("reload: every option is read at start only; restart lorad to change one");
+			notify_ready("Serving");
+			continue;
+		}
+		log_info("ending: %s", strsignal((int)info.ssi_signo));
+		loop_stop(server->parts.loop);
+	}
+}
+
+/* An engine that neither steps nor idles does not feed the watchdog. */
+static void on_watchdog(struct loop_timer *timer)
+{
+	struct server *server = container_of(timer, struct server, watchdog);
+	uint64_t progress = sched_progress(server->parts.sched);
+
+	if (progress != server->progress)
+		notify_watchdog();
+	server->progress = progress;
+}
+
+static void block_signals(struct server *server)
+{
+	sigemptyset(&server->signals);
+	sigaddset(&server->signals, SIGTERM);
+	sigaddset(&server->signals, SIGINT);
+	sigaddset(&server->signals, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &server->signals, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+}
+
+static int watch_process(struct server *server)
+{
+	struct loop *loop = server->parts.loop;
+	uint64_t interval = notify_watchdog_ns();
+	int r;
+
+	server->signal_fd = signalfd(-1, &server->signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (server->signal_fd < 0)
+		return error_origin(-errno);
+	r = loop_add(loop, &server->signal_source, server->signal_fd, EPOLLIN, on_signal);
+	if (!r && interval)
+		r = loop_timer_init(loop, &server->watchdog, on_watchdog);
+	if (!r && interval)
+		r = loop_timer_set(&server->watchdog, interval / 4, interval / 4);
+	return error_trace(r);
+}
+
+/* ---- life ---- */
+
+static int make_bottom(struct server *server, struct diag *diag)
+{
+	struct parts *parts = &server->parts;
+	int r;
+
+	r = store_open(&parts->store, server->options->store, diag);
+	if (r)
+		return r > 0 ? SERVER_E_REFUSED : error_trace(r);
+	r = loop_new(&parts->loop);
+	if (!r)
+		r = mailbox_init(&server->mailbox, parts->loop);
+	server->has_mailbox = r == 0;
+	parts->mailbox = &server->mailbox;
+	return error_trace(r);
+}
+
+static int make_all(struct server *server, struct diag *diag)
+{
+	int r;
+
+	r = make_bottom(server, diag);
+	if (!r)
+		r = make_compute(server, diag);
+	if (!r)
+		r = load_model(server, diag);
+	if (!r)
+		r = make_pool(server, diag);
+	if (!r)
+		r = make_kv(server, diag);
+	if (!r)
+		r = make_cache(server);
+	if (!r)
+		r = make_engine(server);
+	if (!r)
+		r = make_jobs(server);
+	if (!r)
+		r = open_doors(server, diag);
+	if (!r)
+		r = watch_process(server);
+	return error_trace(r);
+}
+
+/**
+ * server_new() - make everything, ready to serve
+ * @ret:        the server
+ * @options:    what was asked for; must outlive it
+ * @diag:       why it cannot be
+ *
+ * Return: SERVER_OK, SERVER_E_REFUSED, or -errno.
+ */
+int server_new(struct server **ret, const struct options *options, struct diag *diag)
+{
+	_cleanup_(server_freep) struct server *server = calloc(1, sizeof(*server));
+	int r;
+
+	if (!server)
+		return error_origin(-ENOMEM);
+	server->options = server->parts.options = options;
+	server->client = (struct door){ .name = "client", .fd = -1 };
+	server->admin = (struct door){ .name = "control", .fd = -1 };
+	server->region = (struct mem_region)MEM_REGION_NULL;
+	server->signal_fd = -1;
+	server->signal_source = (struct loop_source)LOOP_SOURCE_NULL;
+	server->watchdog = (struct loop_timer)LOOP_TIMER_NULL;
+	server->parts.started_ns = clock_ns();
+	block_signals(server);
+	r = make_all(server, diag);
+	if (r)
+		return r;
+	*ret = TAKE_PTR(server);
+	return SERVER_OK;
+}
+
+/* Everything that may still call into the loop ends before the loop's objects do. */
+static void stop_threads(struct server *server)
+{
+	struct parts *parts = &server->parts;
+
+	if (server->control)
+		control_hang_up(server->control);
+	importer_free(parts->importer);
+	worker_free(parts->worker);
+	if (server->has_mailbox)
+		mailbox_deliver(&server->mailbox);
+	control_free(server->control);
+	ipc_free(parts->ipc);
+	sched_free(parts->sched);
+	parts->sched = NULL;
+}
+
+struct server *server_free(struct server *server)
+{
+	struct parts *parts = &server->parts;
+
+	if (!server)
+		return NULL;
+	stop_threads(server);
+	loop_timer_deinit(&server->watchdog);
+	loop_remove(&server->signal_source);
+	if (server->signal_fd >= 0)
+		close(server->signal_fd);
+	close_door(&server->client);
+	close_door(&server->admin);
+
+	pager_free(parts->pager);
+	cache_free(parts->cache);
+	step_free(server->step);
+	kv_free(parts->kv);
+	pool_free(parts->pool);
+	if (server->pool_base)
+		server->backend->device->free(server->device, server->pool_base, server->region.bytes);
+	mem_region_deinit(&server->region);
+	model_free(parts->model);
+	if (server->device)
+		server->backend->device->close(server->device);
+	team_free(server->team);
+	if (server->has_mailbox)
+		mailbox_deinit(&server->mailbox);
+	loop_free(parts->loop);
+	store_close(parts->store);
+	free(server);
+	return NULL;
+}
+
+static void say_ready(const struct server *server)
+{
+	const struct parts *parts = &server->parts;
+	const struct model_config *config = model_config(parts->model);
+	char status[256];
+
+	(void)snprintf(status, sizeof(status), "Serving %s on %u threads (%s), pool %zu MiB (%s), page-ins by %s",
+		       config->name, (unsigned)parts->threads, parts->isa, pool_size(parts->pool) >> 20, parts->memory,
+		       pager_method_names[pager_method(parts->pager)]);
+	log_info("%s", status);
+	notify_ready(status);
+	(void)printf("READY\n");
+	(void)fflush(stdout);
+}
+
+/**
+ * server_run() - serve until told to end
+ */
+int server_run(struct server *server)
+{
+	int r;
+
+	server->parts.started_ns = clock_ns();
+	say_ready(server);
+	r = loop_run(server->parts.loop);
+	notify_stopping(2 * DRAIN_NS);
+	sched_drain(server->parts.sched, clock_ns() + DRAIN_NS);
+	return error_trace(r);
+}
