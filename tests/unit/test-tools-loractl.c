@@ -4,9 +4,7 @@
  * What only the daemon can show (generate, score, list, real imports) is tested end to end.
  */
 #include <check.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +15,7 @@
 #include <sys/wait.h>
 
 #include "daemon/base/cleanup.h"
-
-#define ARGS_MAX 12
+#include "tests/unit/tools-run.h"
 
 /* What the server saw, shared with it. */
 struct seen {
@@ -26,11 +23,6 @@ struct seen {
 	char call[2048];
 	unsigned n_fds;
 	char fd_bytes[4][32];
-};
-
-struct output {
-	int status;
-	char out[4096], err[2048];
 };
 
 static const struct reply {
@@ -140,67 +132,8 @@ static void stop(void)
 	wait(NULL);
 }
 
-static void read_all(int fd, char *to, size_t room)
-{
-	size_t n = 0;
-	ssize_t got;
-
-	while (n < room - 1 && (got = read(fd, to + n, room - 1 - n)) > 0)
-		n += (size_t)got;
-	to[n] = 0;
-	close(fd);
-}
-
-static void run_loractl(struct output *output, const char *out_path, va_list list)
-{
-	char program[4096], *args[ARGS_MAX + 4] = { program, (char *)(uintptr_t)"--socket", socket_path };
-	const char *build = getenv("top_builddir");
-	int out[2], err[2], status;
-	pid_t child;
-
-	(void)snprintf(program, sizeof(program), "%s/tools/loractl", build ? build : ".");
-	for (size_t n = 3; n < ARGS_MAX + 3 && (args[n] = va_arg(list, char *)); ++n)
-		;
-	seen->n_calls = 0;
-	ck_assert_int_eq(pipe(out) | pipe(err), 0);
-	child = fork();
-	if (child == 0) {
-		dup2(out_path ? open(out_path, O_WRONLY | O_CLOEXEC) : out[1], STDOUT_FILENO);
-		dup2(err[1], STDERR_FILENO);
-		execv(program, args);
-		_exit(127);
-	}
-	close(out[1]);
-	close(err[1]);
-	read_all(out[0], output->out, sizeof(output->out));
-	read_all(err[0], output->err, sizeof(output->err));
-	ck_assert_int_eq(waitpid(child, &status, 0), child);
-	output->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-
-/* Runs loractl with the arguments up to NULL; its stdout is the file `out_path` if given. */
-static struct output call(const char *out_path, ...)
-{
-	struct output output;
-	va_list list;
-
-	va_start(list, out_path);
-	run_loractl(&output, out_path, list);
-	va_end(list);
-	return output;
-}
-
-#define loractl(...) call(NULL, __VA_ARGS__, (char *)NULL)
-#define loractl_to(path, ...) call(path, __VA_ARGS__, (char *)NULL)
-
-/* The contract's failure: status 1, nothing on stdout, one line that has these words. */
-static void expect_refused(struct output output, const char *words)
-{
-	ck_assert_msg(output.status == 1, "status %d: %s", output.status, output.err);
-	ck_assert_str_eq(output.out, "");
-	ck_assert_msg(strstr(output.err, words), "'%s' is not in '%s'", words, output.err);
-	ck_assert_ptr_eq(strchr(output.err, '\n'), output.err + strlen(output.err) - 1);
-}
+#define loractl(...) tools_run("tools/loractl", NULL, "--socket", socket_path, __VA_ARGS__, (char *)NULL)
+#define loractl_to(path, ...) tools_run("tools/loractl", path, "--socket", socket_path, __VA_ARGS__, (char *)NULL)
 
 static char *path_of(const char *name)
 {
@@ -233,7 +166,7 @@ static void make_adapter(const char *name)
 
 START_TEST(test_import)
 {
-	struct output output;
+	struct tools_output output;
 
 	make_adapter("one");
 	output = loractl("import", path_of("one/"));
@@ -264,21 +197,21 @@ START_TEST(test_import_refuses_files)
 	write_file("plain", "text");
 	write_file("weights.bin", "pickle");
 	ck_assert_int_eq(mkdir(path_of("empty"), 0700), 0);
-	expect_refused(loractl("import", path_of("pickle")), "pickle/adapter_model.bin: is a pickle");
-	expect_refused(loractl("import", path_of("fifo")), "fifo/adapter_config.json: is no regular file");
-	expect_refused(loractl("import", path_of("a folder")), "a folder: its last part is no adapter name");
-	expect_refused(loractl("import", path_of("plain")), "plain: is no folder");
-	expect_refused(loractl("import", path_of("weights.bin")), "weights.bin: is a pickle");
-	expect_refused(loractl("import", path_of("empty")), "empty/adapter_config.json: No such file");
-	expect_refused(loractl("import", path_of("nothing")), "nothing: No such file");
-	expect_refused(loractl("import", "--name", "a/b", path_of("empty")), "'a/b'");
+	tools_expect_refused(loractl("import", path_of("pickle")), "pickle/adapter_model.bin: is a pickle");
+	tools_expect_refused(loractl("import", path_of("fifo")), "fifo/adapter_config.json: is no regular file");
+	tools_expect_refused(loractl("import", path_of("a folder")), "a folder: its last part is no adapter name");
+	tools_expect_refused(loractl("import", path_of("plain")), "plain: is no folder");
+	tools_expect_refused(loractl("import", path_of("weights.bin")), "weights.bin: is a pickle");
+	tools_expect_refused(loractl("import", path_of("empty")), "empty/adapter_config.json: No such file");
+	tools_expect_refused(loractl("import", path_of("nothing")), "nothing: No such file");
+	tools_expect_refused(loractl("import", "--name", "a/b", path_of("empty")), "'a/b'");
 	ck_assert_uint_eq(seen->n_calls, 0);
 }
 END_TEST
 
 START_TEST(test_import_of_several)
 {
-	struct output output;
+	struct tools_output output;
 
 	make_adapter("good");
 	output = loractl("import", path_of("good"), path_of("missing"), path_of("good"));
@@ -305,20 +238,20 @@ static void expect_content(const char *name, const char *text)
 
 START_TEST(test_export)
 {
-	struct output output = loractl("export", "one", path_of("out"));
+	struct tools_output output = loractl("export", "one", path_of("out"));
 
 	ck_assert_msg(output.status == 0, "%s", output.err);
 	expect_content("out/adapter_config.json", "content 0");
 	expect_content("out/adapter_model.safetensors", "content 1");
-	expect_refused(loractl("export", "one", path_of("out")), "out: is not empty");
-	expect_refused(loractl("export", "one", path_of("no/where")), "no/where: No such file");
+	tools_expect_refused(loractl("export", "one", path_of("out")), "out: is not empty");
+	tools_expect_refused(loractl("export", "one", path_of("no/where")), "no/where: No such file");
 	expect_content("out/adapter_config.json", "content 0");
 }
 END_TEST
 
 START_TEST(test_replies)
 {
-	struct output output = loractl("status");
+	struct tools_output output = loractl("status");
 
 	ck_assert_int_eq(output.status, 0);
 	ck_assert_ptr_nonnull(strstr(output.out, "model.path"));
@@ -328,11 +261,11 @@ START_TEST(test_replies)
 	ck_assert_str_eq(loractl("metrics").out, "lorad_steps_total 3\n");
 	ck_assert_str_eq(loractl("pin", "a").out, "a: pinned\n");
 	ck_assert_str_eq(loractl("--json", "pin", "a").out, "{\"name\": \"a\", \"result\": \"pinned\"}\n");
-	expect_refused(loractl("show", "ghost"), "ghost: no such adapter");
-	expect_refused(loractl("verify", "good", "bad"), "bad: chunk 3: checksum");
+	tools_expect_refused(loractl("show", "ghost"), "ghost: no such adapter");
+	tools_expect_refused(loractl("verify", "good", "bad"), "bad: chunk 3: checksum");
 	ck_assert_ptr_nonnull(strstr(seen->call, "[\"good\",\"bad\"]"));
-	expect_refused(loractl("remove", "a"), "closed the connection");
-	expect_refused(loractl_to("/dev/full", "status"), "standard output: No space left");
+	tools_expect_refused(loractl("remove", "a"), "closed the connection");
+	tools_expect_refused(loractl_to("/dev/full", "status"), "standard output: No space left");
 }
 END_TEST
 
