@@ -106,7 +106,7 @@ int mem_region_init(struct mem_region *region, const char *name, size_t bytes)
 	enum mem_kind kind = best_kind();
 	_cleanup_close_ int fd = -1;
 	int flags = MAP_FIXED | MAP_NORESERVE;
-	void *base;
+	void *base = NULL;
 	int r;
 
 	if (bytes == 0 || bytes > SIZE_MAX / 4)

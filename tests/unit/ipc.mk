@@ -20,3 +20,7 @@ tests_unit_test_ipc_client_LDADD = libclient/libloraclient.la $(ipc_libs) $(CHEC
 tests_unit_test_ipc_hostile_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_ipc_hostile_LDADD = libclient/libloraclient.la $(ipc_libs) $(CHECK_LIBS)
 endif
+
+check_PROGRAMS += tests/stress/ring
+TESTS += tests/stress/ring
+tests_stress_ring_SOURCES = tests/stress/ring.c
