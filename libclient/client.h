@@ -34,7 +34,8 @@ struct lc_connection {
 	char digests[LORAD_ADAPTERS_MAX][65];
 	uint32_t ticket;
 	uint64_t checked_ns; /* when the socket was last looked at */
-	uint64_t spin_ns;
+	uint64_t spin_ns;    /* 0: never; else how long a spin is */
+	uint32_t misses, skipped; /* spins in a row that found nothing; spins left out since */
 	bool polled, dispatching, gone;
 	char error[320];
 };

@@ -3,8 +3,10 @@
  * Responses: reading the ring, and sleeping until there is something in it.
  *
  * lc_wait() spins for at most 50 us (not on one CPU), then sleeps on the response ring's tail by futex, at most 100 ms at
- * a time, because a daemon that dies wakes nobody; the socket tells. lc_poll_begin() asks for a byte on the socket
- * instead. Either announces itself in `waiting` with a fresh ticket, fences, and looks once more before it sleeps.
+ * a time, because a daemon that dies wakes nobody; the socket tells. Spinning that finds nothing is given up after a few
+ * times and only tried now and then: tokens come milliseconds apart, and where the kernel put both processes on one CPU a
+ * spin only keeps the daemon from answering. lc_poll_begin() asks for a byte on the socket instead. Either announces
+ * itself in `waiting` with a fresh ticket, fences, and looks once more before it sleeps.
  *
  * Each message is copied out and its slots released before its event function runs, so the function may take its time
  * and may submit and cancel.
@@ -22,6 +24,8 @@
 
 #define SLEEP_NS 100000000u  /* between looks at the socket */
 #define CHECK_NS 10000000u   /* the same for a program that dispatches in a loop */
+#define MISSES_MAX 3         /* spins in a row that found nothing, before spinning is given up */
+#define RETRY_EVERY 32       /* ... but for one wait in so many */
 
 static inline void cpu_relax(void)
 {
@@ -171,13 +175,24 @@ int lc_poll_begin(lc_connection *connection)
 	return 1;
 }
 
+/* Does experience say that a spin may find something? */
+static bool worth_spinning(lc_connection *c)
+{
+	if (c->spin_ns == 0)
+		return false;
+	return c->misses < MISSES_MAX || ++c->skipped % RETRY_EVERY == 0;
+}
+
 /* Looks at the ring for a while before sleeping. True if something came. */
 static bool spin(lc_connection *c, uint64_t until_ns)
 {
+	c->misses += c->misses < MISSES_MAX;
 	do {
 		for (int i = 0; i < 64; ++i) {
-			if (word_observe(c->in.tail) != c->in.at)
+			if (word_observe(c->in.tail) != c->in.at) {
+				c->misses = 0;
 				return true;
+			}
 			cpu_relax();
 		}
 	} while (lc_now_ns() < until_ns);
@@ -217,7 +232,7 @@ int lc_wait(lc_connection *connection, int timeout_ms)
 		return n;
 	now = lc_now_ns();
 	until = timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000u;
-	if (connection->spin_ns && spin(connection, min_u64(until, now + connection->spin_ns)))
+	if (worth_spinning(connection) && spin(connection, min_u64(until, now + connection->spin_ns)))
 		return lc_dispatch(connection);
 	for (now = lc_now_ns(); now < until; now = lc_now_ns()) {
 		bool woken = sleep_on_tail(connection, min_u64(until - now, SLEEP_NS));

@@ -3,9 +3,10 @@
  * The request rings, read on the loop's thread.
  *
  * A session whose ring is looked at is on the active list, and its `doorbell` word is 0: the client need not ring. It
- * leaves the list 50 us after its last message (at once on one CPU), by setting the word, fencing, and looking once more:
- * either the client sees the word and rings, or this look sees the message. The eventfd is never read nor written here,
- * only its edges are seen, so a client that misuses it hurts nobody.
+ * leaves the list 50 us after its last message, by setting the word, fencing, and looking once more: either the client
+ * sees the word and rings, or this look sees the message. It leaves at once on one CPU, or if looking on has been in vain
+ * a few times (then it is tried now and then). The eventfd is never read nor written here, only its edges are seen, so a
+ * client that misuses it hurts nobody.
  *
  * endpoint_look() is the loop's idle hook. It goes round the active sessions, a bounded number of messages each, for at
  * most 50 us before the descriptors get their turn again; while messages keep coming no system call is made for them.
@@ -22,6 +23,8 @@
 
 #define MESSAGES_PER_LOOK 64
 #define LOOK_NS (50 * NS_PER_US)
+#define MISSES_MAX 3
+#define RETRY_EVERY 32
 
 static inline void cpu_relax(void)
 {
@@ -39,6 +42,22 @@ void endpoint_activate(struct ipc_session *session)
 		return;
 	word_hint(&session->response->doorbell, 0);
 	list_append(&session->ipc->active, &session->active);
+}
+
+/* After messages: how long is it worth looking for the next? Long, if looking found these, or has not failed often. */
+static void choose_awake(struct ipc_session *session)
+{
+	uint64_t most = session->ipc->awake_ns;
+
+	if (!session->rung)
+		session->misses = 0;
+	else if (session->misses < MISSES_MAX)
+		++session->misses;
+	session->rung = false;
+	if (session->misses < MISSES_MAX || ++session->skipped % RETRY_EVERY == 0)
+		session->awake_ns = most;
+	else
+		session->awake_ns = 0;
 }
 
 /* Lets a ring rest until the client rings. Dekker with the client that is publishing. */
@@ -178,17 +197,18 @@ static int handle_messages(struct ipc_session *session, uint64_t now_ns, bool *r
 /* One session's turn. */
 static void look_at(struct ipc_session *session, uint64_t now_ns)
 {
-	struct ipc *ipc = session->ipc;
 	bool blocked = false;
 	int n = handle_messages(session, now_ns, &blocked);
 
 	if (n < 0)
 		return;
-	if (n > 0)
+	if (n > 0) {
 		ipc_flush(session);
+		choose_awake(session);
+	}
 	if (blocked)
 		list_unlink(&session->active); /* send.c resumes it; until then the client need not ring for requests */
-	else if (n == 0 && now_ns - session->last_ns >= ipc->awake_ns)
+	else if (n == 0 && now_ns - session->last_ns >= session->awake_ns)
 		rest(session);
 }
 

@@ -216,6 +216,7 @@ static void on_doorbell(struct loop_source *source, uint32_t events)
 	if (send_room_again(session) && options->ops->room)
 		options->ops->room(options->userdata, session);
 	ipc_flush(session); /* what waited for room went out after the client's last look */
+	session->rung = true;
 	endpoint_activate(session);
 }
 

@@ -30,7 +30,7 @@ struct ipc {
 	uint32_t n_hello;        /* sessions that have not said hello */
 	bool accept_paused;      /* no descriptors were left */
 	uint32_t request_slots;
-	uint64_t awake_ns;       /* how long a ring is looked at after its last message */
+	uint64_t awake_ns;       /* how long at most a ring is looked at after a message */
 	uint8_t *message;        /* the one copied out of a ring, as large as a request ring */
 	struct ipc_stats stats;
 	struct log_limit log_limit;
@@ -54,6 +54,9 @@ struct ipc_session {
 	/* the loop's thread alone */
 	bool is_open;           /* hello and welcome are exchanged */
 	uint64_t last_ns;       /* of a message; until it is open: when it connected */
+	uint64_t awake_ns;      /* how long to go on looking after that message */
+	bool rung;              /* the client rang since the last message: looking did not find the next */
+	uint32_t misses, skipped; /* looks for the next message in vain, in a row; and those left out since */
 	struct ring_reader in;
 	const struct lorad_request_memory *request; /* read-only here; the lock too for `waiting` */
 

@@ -24,3 +24,8 @@ endif
 check_PROGRAMS += tests/stress/ring
 TESTS += tests/stress/ring
 tests_stress_ring_SOURCES = tests/stress/ring.c
+
+# A benchmark, built by `make check` and run by hand: tests/bench/ring.
+check_PROGRAMS += tests/bench/ring
+tests_bench_ring_SOURCES = tests/bench/ring.c
+tests_bench_ring_LDADD = libclient/libloraclient.la daemon/ipc/libipc.la daemon/os/libos.la daemon/base/libbase.la

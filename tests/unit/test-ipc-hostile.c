@@ -491,15 +491,17 @@ START_TEST(never_reads)
 	uint32_t head;
 
 	rogue_begin(&rogue);
-	for (int i = 0; i < 20000; ++i) {
+	for (int stuck = 0; stuck < 200;) { /* until the ring has been full for a while */
 		head = word_observe(&rogue.response->request_head);
-		if (rogue.at - head == rogue.welcome.request_slots)
-			break;
-		send_frame(&rogue, sizeof(struct lorad_message), 77, 1);
+		if (rogue.at - head < rogue.welcome.request_slots) {
+			send_frame(&rogue, sizeof(struct lorad_message), 77, 1);
+			stuck = 0;
+		} else {
+			usleep(1000);
+			++stuck;
+		}
 	}
-	usleep(50000);
 	head = word_observe(&rogue.response->request_head);
-	ck_assert_uint_gt(rogue.at - head, 3000);                /* most of a ring is left standing */
 	ck_assert_uint_lt(head - LORAD_RING_START, 4096 + 64); /* one answer each, and the ring has 4,096 slots */
 	rogue_end(&rogue);
 }

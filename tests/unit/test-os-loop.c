@@ -226,7 +226,7 @@ static void make_folder(void)
 {
 	snprintf(folder, sizeof(folder), "/tmp/test-os-loop.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(folder));
-	snprintf(path, sizeof(path), "%s/a/b/lorad.sock", folder);
+	snprintf(path, sizeof(path), "%s/a/lorad.sock", folder);
 }
 
 static void remove_folder(void)
@@ -234,8 +234,6 @@ static void remove_folder(void)
 	char name[160];
 
 	unlink(path);
-	snprintf(name, sizeof(name), "%s/a/b", folder);
-	rmdir(name);
 	snprintf(name, sizeof(name), "%s/a", folder);
 	rmdir(name);
 	rmdir(folder);
@@ -283,6 +281,17 @@ START_TEST(socket_path_taken_by_a_file)
 	close(fd);
 	ck_assert_int_eq(sock_listen(&fd, path, 0660, &diag), SOCK_E_REFUSED);
 	ck_assert_int_eq(access(path, F_OK), 0);
+}
+END_TEST
+
+START_TEST(socket_folder_far_away)
+{
+	char far[120];
+	struct diag diag;
+	int fd;
+
+	snprintf(far, sizeof(far), "%s/x/y/lorad.sock", folder); /* more than one folder is missing */
+	ck_assert_int_eq(sock_listen(&fd, far, 0660, &diag), SOCK_E_REFUSED);
 }
 END_TEST
 
@@ -384,6 +393,7 @@ int main(void)
 	tcase_add_checked_fixture(socks, make_folder, remove_folder);
 	tcase_add_test(socks, socket_stale_and_live);
 	tcase_add_test(socks, socket_path_taken_by_a_file);
+	tcase_add_test(socks, socket_folder_far_away);
 	tcase_add_test(socks, socket_path_too_long);
 	tcase_add_test(socks, accept_tells_who);
 	suite_add_tcase(suite, socks);
