@@ -1,6 +1,7 @@
 # Tests of daemon/format and of the tokenizer made from its vocabularies.
 if HAVE_CHECK
-format_tests = tests/unit/test-format-gguf \
+format_tests = tests/unit/test-format-image tests/unit/test-format-safetensors \
+	tests/unit/test-format-gguf \
 	tests/unit/test-model-tokenizer tests/unit/test-model-tokenizer-golden
 check_PROGRAMS += $(format_tests)
 TESTS += $(format_tests)
@@ -14,6 +15,13 @@ tests_unit_test_model_tokenizer_golden_LDADD = daemon/model/libtokenizer.la $(fo
 tests_unit_test_format_gguf_SOURCES = tests/unit/test-format-gguf.c tests/unit/format-gguf.h tests/unit/format-mutate.h
 tests_unit_test_format_gguf_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_format_gguf_LDADD = $(format_libs)
+
+tests_unit_test_format_image_SOURCES = tests/unit/test-format-image.c tests/unit/format-mutate.h
+tests_unit_test_format_image_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_format_image_LDADD = $(format_libs)
+tests_unit_test_format_safetensors_SOURCES = tests/unit/test-format-safetensors.c tests/unit/format-mutate.h
+tests_unit_test_format_safetensors_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_format_safetensors_LDADD = $(format_libs)
 endif
 
 EXTRA_DIST += tests/golden/make-tokenizer.py tests/golden/tokenizer.json
