@@ -586,6 +586,28 @@ START_TEST(pings)
 }
 END_TEST
 
+/* Pings just when the daemon stops looking: one whose doorbell is lost would never be answered. */
+START_TEST(pings_at_the_edge)
+{
+	lc_connection *connection = connect_client();
+	uint32_t random = 1;
+	struct seen seen;
+
+	for (int i = 0; i < 100000; ++i) {
+		uint64_t until = clock_ns();
+
+		random = random * 1664525u + 1013904223u;
+		until += random % 16 ? random % 2000 : 45000 + random % 10000;
+		while (clock_ns() < until)
+			continue;
+		memset(&seen, 0, sizeof(seen));
+		ck_assert_int_eq(lc_ping(connection, &seen, NULL), 0);
+		wait_for(connection, &seen);
+	}
+	lc_disconnect(connection);
+}
+END_TEST
+
 START_TEST(stops_reading_and_goes_on)
 {
 	lc_connection *connection = connect_client();
@@ -843,6 +865,7 @@ int main(void)
 	tcase_add_test(tcase, many_at_once_and_the_limit);
 	tcase_add_test(tcase, lists_more_than_the_ring_holds);
 	tcase_add_test(tcase, pings);
+	tcase_add_test(tcase, pings_at_the_edge);
 	tcase_add_test(tcase, stops_reading_and_goes_on);
 	tcase_add_test(tcase, ends_are_never_lost);
 	tcase_add_test(tcase, polls);
