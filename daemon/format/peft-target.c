@@ -68,21 +68,36 @@ static bool starts_with(const char *text, const char *const *heads)
 	return false;
 }
 
+/* Escapes that mean the same to both: \A, \d ... and signs. No references to groups: these are numbered differently. */
+static bool shared_escape(char c)
+{
+	return c && (strchr("AbBdDsSwWnrtf", c) || !isalnum((unsigned char)c));
+}
+
 /* Does Python's re read this as PCRE2 does? NULL, or the place where it may not. */
 static const char *find_foreign(const char *regex)
 {
 	static const char *const groups[] = { "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?P<", NULL };
 	static const char *const posix[] = { "[:", "[.", "[=", NULL };
+	bool in_class = false;
 	const char *p;
 
 	for (p = regex; *p; ++p) {
 		if (*p == '\\') {
+			if (!shared_escape(p[1]))
+				return p;
 			++p;
-			if (!*p || (!strchr("AbBdDsSwWnrtf", *p) && isalnum((unsigned char)*p)))
-				return p - 1;
+		} else if (in_class) {
+			if (starts_with(p, posix))
+				return p;
+			in_class = *p != ']';
+		} else if (*p == '[') {
+			in_class = true;
+			p += p[1] == '^';
+			p += p[1] == ']'; /* as the first sign it stands for itself */
 		} else if (*p == '(' && (p[1] == '*' || (p[1] == '?' && !starts_with(p, groups)))) {
 			return p;
-		} else if ((*p == '[' && starts_with(p, posix)) || (*p == '{' && p[1] == ',')) {
+		} else if (*p == '{' && p[1] == ',') {
 			return p;
 		}
 	}
