@@ -115,7 +115,10 @@ struct kern_step {
 	struct kern_result *result;       /* [n_outputs], written by sample */
 };
 
-/* Where keys and values lie inside one KV block: [layer][key|value][KV head][token of block][e]. */
+/*
+ * Where keys and values lie inside one KV block: [layer], then keys [KV head][e][token of block], then values
+ * [KV head][token of block][e]. Only kv_write and attention look inside.
+ */
 struct kern_kv_layout {
 	enum kern_dtype dtype; /* F32 or BF16 */
 	uint32_t block_tokens;

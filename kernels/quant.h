@@ -15,6 +15,7 @@
  *
  * int8 activations (struct quant_q8) are ours: 32 numbers of a row share the f32 scale max|x| / 127; the sum of the
  * codes stands beside them because a weight's minimum multiplies it: sum((d c + m) q s) = s (d sum(c q) + m sum(q)).
+ * With unsigned codes the minimum is -8 d in Q4_0 and -128 d in Q8_0: for these the sum stands there as an integer too.
  */
 #ifndef LORAD_KERNELS_QUANT_H
 #define LORAD_KERNELS_QUANT_H
@@ -46,13 +47,14 @@ struct quant_q4_1 {
 _Static_assert(sizeof(struct quant_q8_0) == 34 && sizeof(struct quant_q4_0) == 18 && sizeof(struct quant_q4_1) == 20,
 	       "ggml's block sizes");
 
-/* 32 activations as int8: number j is scale * q[j]; sum = scale * (q[0] + ... + q[31]). */
+/* 32 activations as int8: number j is scale * q[j]. */
 struct quant_q8 {
-	float scale, sum;
+	float scale, sum;          /* sum = scale * (q[0] + ... + q[31]) */
+	int32_t minus8, minus128;  /* -8 and -128 times the sum of q */
 	int8_t q[QUANT_BLOCK];
 };
 
-_Static_assert(sizeof(struct quant_q8) == 40, "no padding: activation_bytes counts on it");
+_Static_assert(sizeof(struct quant_q8) == 48, "no padding: activation_bytes counts on it");
 
 static inline uint32_t quant_bits(float x)
 {
@@ -132,6 +134,14 @@ static inline bool quant_is_blocks(enum kern_dtype dtype)
 	return dtype == KERN_Q8_0 || dtype == KERN_Q4_0 || dtype == KERN_Q4_1;
 }
 
+static inline void quant_set_sums(struct quant_q8 *ret, float most, int sum)
+{
+	ret->scale = most / 127;
+	ret->sum = ret->scale * (float)sum;
+	ret->minus8 = -8 * sum;
+	ret->minus128 = -128 * sum;
+}
+
 /* Encodes 32 numbers. Every backend does just this, so that all see the same activations. */
 static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 {
@@ -145,8 +155,7 @@ static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 		ret->q[j] = (int8_t)lrintf(x[j] * inverse);
 		sum += ret->q[j];
 	}
-	ret->scale = most / 127;
-	ret->sum = ret->scale * (float)sum;
+	quant_set_sums(ret, most, sum);
 }
 
 /* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */

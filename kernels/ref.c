@@ -11,9 +11,10 @@
 
 #include "kernels/host.h"
 #include "kernels/quant.h"
-#include "kernels/sample.h"
 
 #define TILE_ROWS 16 /* rows that share one decoding of a weight */
+
+kern_op sample_scalar; /* sample.c */
 
 enum activation { ACTIVATION_F32, ACTIVATION_Q8 };
 
@@ -249,22 +250,21 @@ static void ref_rope(const void *args, unsigned part, unsigned n_parts)
 	}
 }
 
-/* The e numbers of a position's key (value: false) or value in its block. */
-static void *kv_at(const struct kern_kv_layout *kv, void *block, uint32_t layer, bool value, uint32_t head, uint32_t token)
+/* Number j of a position's key (value: false) or value in its block: keys lie [e][token], values [token][e]. */
+static void *kv_at(const struct kern_kv_layout *kv, uint32_t layer, bool value, uint32_t head, uint32_t token, uint32_t j,
+		   void *block)
 {
-	size_t row = (((size_t)value * kv->n_kv_heads + head) * kv->block_tokens + token) * kv->head_dim;
+	size_t of_head = value ? (size_t)token * kv->head_dim + j : (size_t)j * kv->block_tokens + token;
+	size_t number = ((size_t)value * kv->n_kv_heads + head) * kv->block_tokens * kv->head_dim + of_head;
 
-	return (uint8_t *)block + layer * kv->layer_bytes + row * kern_dtype_bytes(kv->dtype);
+	return (uint8_t *)block + layer * kv->layer_bytes + number * kern_dtype_bytes(kv->dtype);
 }
 
-static void kv_store(const struct kern_kv_layout *kv, void *to, const float *x)
+static void kv_store(enum kern_dtype dtype, void *to, float x)
 {
-	uint16_t *half = to;
+	uint16_t half = quant_to_bf16(x);
 
-	if (kv->dtype == KERN_F32)
-		memcpy(to, x, kv->head_dim * sizeof *x);
-	for (uint32_t j = 0; kv->dtype == KERN_BF16 && j < kv->head_dim; j++)
-		half[j] = quant_to_bf16(x[j]);
+	memcpy(to, dtype == KERN_F32 ? (void *)&x : (void *)&half, kern_dtype_bytes(dtype));
 }
 
 static void ref_kv_write(const void *args, unsigned part, unsigned n_parts)
@@ -279,8 +279,10 @@ static void ref_kv_write(const void *args, unsigned part, unsigned n_parts)
 				uint32_t position = s->first_position + i, token = position % kv->block_tokens;
 				void *block = a->step->kv_block[s->block_index + position / kv->block_tokens];
 				size_t from = ((size_t)(s->first_row + i) * kv->n_kv_heads + head) * kv->head_dim;
-				kv_store(kv, kv_at(kv, block, a->layer, false, head, token), a->k + from);
-				kv_store(kv, kv_at(kv, block, a->layer, true, head, token), a->v + from);
+				for (uint32_t j = 0; j < kv->head_dim; j++) {
+					kv_store(kv->dtype, kv_at(kv, a->layer, false, head, token, j, block), a->k[from + j]);
+					kv_store(kv->dtype, kv_at(kv, a->layer, true, head, token, j, block), a->v[from + j]);
+				}
 			}
 }
 
@@ -297,7 +299,7 @@ static float kv_number(const struct attend *h, bool value, uint32_t position, ui
 	void *block = h->a->step->kv_block[h->seq->block_index + position / kv->block_tokens];
 	float x;
 
-	quant_decode(kv->dtype, kv_at(kv, block, h->a->layer, value, h->kv_head, position % kv->block_tokens), j, 1, &x);
+	quant_decode(kv->dtype, kv_at(kv, h->a->layer, value, h->kv_head, position % kv->block_tokens, j, block), 0, 1, &x);
 	return x;
 }
 

@@ -19,10 +19,13 @@
 #include "kernels/host.h"
 #include "kernels/philox.h"
 #include "kernels/quant.h"
-#include "kernels/sample.h"
 
-#ifndef SAMPLE_NAME
+#ifdef X86_ISA
+#include "kernels/x86.h"
+#define SAMPLE_NAME X86(sample)
+#else
 #define SAMPLE_NAME sample_scalar
+kern_op sample_scalar;
 #endif
 
 #define LANES 16

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * f32 and bf16 weights times activations.
+ *
+ * A panel is 16 output rows, column by column: f32 [cols][16], or bf16 [cols / 2][16][2] (pairs of columns, zero padded).
+ * Each output sums its products one column after the other, in f32 with fused multiply-adds; vdpbf16ps does the two of
+ * a pair at a time. A register tile is up to ROWS rows x VECTORS vectors of outputs; its shape never shows in a result.
+ */
+#include "kernels/x86.h"
+
+#define VECTORS 2
+#define ROWS (VEC_REGISTERS == 32 ? 12 : 5)
+
+/* Pair k of a row's activations, the same in every lane. */
+#ifdef __AVX512BF16__
+
+INLINE vf pair_product(vi w, const void *x, uint32_t k, vf sum)
+{
+	int32_t pair;
+
+	memcpy(&pair, (const uint8_t *)x + 4 * (size_t)k, 4);
+	return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)v_iset(pair));
+}
+
+#else
+
+INLINE vf pair_product(vi w, const void *x, uint32_t k, vf sum)
+{
+	const float *pair = (const float *)x + 2 * (size_t)k;
+
+	return v_fma(v_high_bf16(w), v_set(pair[1]), v_fma(v_low_bf16(w), v_set(pair[0]), sum));
+}
+
+#endif
+
+/* Rows [row, row + rows) of the outputs from output `out` on. */
+INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned rows,
+		     unsigned vectors)
+{
+	uint32_t steps = layout == X86_F32 ? a->w->cols : (a->w->cols + 1) / 2;
+	size_t x_bytes = layout == X86_F32 ? (size_t)a->w->cols * 4 : x86_half_bytes(a->w->cols);
+	const uint8_t *x = (const uint8_t *)(layout == X86_F32 ? a->x : a->activated) + row * x_bytes;
+	const uint8_t *panel[VECTORS];
+	vf sum[ROWS][VECTORS];
+
+	UNROLL for (unsigned v = 0; v < vectors; v++) {
+		uint32_t o = out + v * VL;
+		panel[v] = (const uint8_t *)a->w->data + o / PANEL * x86_panel_bytes(layout, a->w->cols) + o % PANEL * 4;
+	}
+	UNROLL for (unsigned i = 0; i < rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			sum[i][v] = v_zero();
+	for (uint32_t k = 0; k < steps; k++) {
+		vi w[VECTORS];
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			w[v] = v_iload(panel[v] + (size_t)k * PANEL * 4);
+		UNROLL for (unsigned i = 0; i < rows; i++)
+			UNROLL for (unsigned v = 0; v < vectors; v++)
+				sum[i][v] = layout == X86_F32 ? v_fma(v_as_float(w[v]),
+								      v_set(((const float *)(x + i * x_bytes))[k]), sum[i][v])
+							      : pair_product(w[v], x + i * x_bytes, k, sum[i][v]);
+	}
+	UNROLL for (unsigned i = 0; i < rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			x86_store(a, row + i, out + v * VL, sum[i][v]);
+}
+
+INLINE void run_rows(const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned vectors)
+{
+	uint32_t row = 0;
+
+	for (; row + ROWS <= a->n; row += ROWS)
+		run_tile(a, row, out, layout, ROWS, vectors);
+	for (; row + 4 <= a->n; row += 4)
+		run_tile(a, row, out, layout, 4, vectors);
+	for (; row + 2 <= a->n; row += 2)
+		run_tile(a, row, out, layout, 2, vectors);
+	for (; row < a->n; row++)
+		run_tile(a, row, out, layout, 1, vectors);
+}
+
+INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
+{
+	uint32_t out = first * PANEL;
+
+	for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
+		run_rows(a, out, layout, VECTORS);
+	for (; out < end * PANEL; out += VL)
+		run_rows(a, out, layout, 1);
+}
+
+void X86(matmul_float)(const struct kern_matmul *a, uint32_t first, uint32_t end)
+{
+	if (a->w->layout == X86_F32)
+		run_panels(a, first, end, X86_F32);
+	else
+		run_panels(a, first, end, X86_BF16);
+}

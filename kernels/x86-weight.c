@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Weights of the x86 backends: repacked once, at load, into the order in which the kernels read them (x86-quant.c and
+ * x86-float.c describe the panels), and the ops that meet weights first: embed, activate, matmul.
+ *
+ * A weight has ceil(rows / 16) panels; what the last one has too much is zero. The layout follows from dtype and
+ * precision alone: quantised weights stay what they are in int8, everything else becomes f32 or bf16.
+ */
+#include "kernels/x86.h"
+
+#include <assert.h>
+
+static uint32_t panels_of(const struct kern_weight *w)
+{
+	return (w->rows + PANEL - 1) / PANEL;
+}
+
+static enum x86_layout layout_of(enum kern_dtype dtype, enum kern_precision precision)
+{
+	if (precision == KERN_PRECISION_F32)
+		return X86_F32;
+	if (precision == KERN_PRECISION_BF16 || !quant_is_blocks(dtype))
+		return X86_BF16;
+	return dtype == KERN_Q8_0 ? X86_Q8_0 : dtype == KERN_Q4_0 ? X86_Q4_0 : X86_Q4_1;
+}
+
+int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
+		     struct kern_weight *ret)
+{
+	int r = host_check_matrix(m, precision);
+
+	(void)device;
+	if (r < 0)
+		return r;
+	enum x86_layout layout = layout_of(m->dtype, precision);
+	*ret = (struct kern_weight){
+		.rows = m->rows,
+		.cols = m->cols,
+		.layout = (uint8_t)layout,
+		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF : X86_INT8,
+	};
+	ret->bytes = panels_of(ret) * x86_panel_bytes(layout, m->cols);
+	return 0;
+}
+
+void X86(weight_release)(struct kern_weight *w)
+{
+	w->handle = NULL;
+}
+
+size_t X86(activation_bytes)(uint8_t activation, uint32_t cols)
+{
+	return activation == X86_INT8   ? cols / QUANT_BLOCK * sizeof(struct quant_q8)
+	       : activation == X86_HALF ? x86_half_bytes(cols)
+					: 0;
+}
+
+/* Block b of output row o of a panel: codes go to every 64th group of 4 bytes. */
+static void pack_block(enum x86_layout layout, const uint8_t *from, unsigned o, uint8_t *to)
+{
+	unsigned groups = layout == X86_Q8_0 ? 8 : 4, head = layout == X86_Q4_1 ? 4 : 2;
+	uint8_t *scales = to + 64 * groups + 2 * o;
+
+	for (unsigned i = 0; i < groups; i++)
+		for (unsigned j = 0; j < 4; j++)
+			to[64 * i + 4 * o + j] = (uint8_t)(from[head + 4 * i + j] ^ (layout == X86_Q8_0 ? 0x80 : 0));
+	memcpy(scales, from, 2);
+	if (layout == X86_Q4_1)
+		memcpy(scales + 32, from + 2, 2);
+}
+
+static void pack_numbers(enum x86_layout layout, const float *x, uint32_t first, uint32_t n, unsigned o, uint8_t *to)
+{
+	for (uint32_t k = first; k < first + n; k++, x++) {
+		if (layout == X86_F32) {
+			((float *)to)[(size_t)k * PANEL + o] = *x;
+			continue;
+		}
+		((uint16_t *)to)[((size_t)k / 2 * PANEL + o) * 2 + k % 2] = quant_to_bf16(*x);
+	}
+}
+
+static void pack_row(enum x86_layout layout, const struct kern_matrix *m, uint32_t row, uint8_t *panel)
+{
+	size_t row_bytes = kern_row_bytes(m->dtype, m->cols);
+	const uint8_t *from = (const uint8_t *)m->data + host_stored_row(m, row) * row_bytes;
+	uint32_t blocks = m->cols / QUANT_BLOCK;
+	float x[QUANT_BLOCK];
+
+	if (layout != X86_F32 && layout != X86_BF16) {
+		for (uint32_t b = 0; b < blocks; b++)
+			pack_block(layout, from + b * (row_bytes / blocks), row % PANEL, panel + b * x86_block_bytes(layout));
+		return;
+	}
+	for (uint32_t k = 0; k < m->cols; k += QUANT_BLOCK) {
+		uint32_t n = m->cols - k < QUANT_BLOCK ? m->cols - k : QUANT_BLOCK;
+		quant_decode(m->dtype, from, k, n, x);
+		pack_numbers(layout, x, k, n, row % PANEL, panel);
+	}
+}
+
+/** Each part packs its own panels, so that a thread touches first the memory it will read in every step. */
+void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts)
+{
+	enum x86_layout layout = (enum x86_layout)w->layout;
+	size_t bytes = x86_panel_bytes(layout, w->cols);
+	uint32_t p, end;
+
+	for (host_part(panels_of(w), 2, part, n_parts, &p, &end); p < end; p++) {
+		uint8_t *panel = (uint8_t *)w->data + p * bytes;
+		memset(panel, 0, bytes);
+		for (uint32_t row = p * PANEL; row < (p + 1) * PANEL && row < w->rows; row++)
+			pack_row(layout, m, row, panel);
+	}
+}
+
+void X86(matmul)(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_matmul *a = args;
+	uint32_t first, end;
+
+	host_part(panels_of(a->w), 2, part, n_parts, &first, &end);
+	if (a->w->layout == X86_F32 || a->w->layout == X86_BF16)
+		X86(matmul_float)(a, first, end);
+	else
+		X86(matmul_quant)(a, first, end);
+}
+
+static void embed_blocks(enum x86_layout layout, const uint8_t *block, uint32_t blocks, unsigned o, float *x)
+{
+	unsigned groups = layout == X86_Q8_0 ? 8 : 4;
+
+	for (; blocks; blocks--, block += x86_block_bytes(layout), x += QUANT_BLOCK) {
+		const uint8_t *scales = block + 64 * groups + 2 * o;
+		float d = quant_from_f16(quant_load16(scales));
+		float m = layout == X86_Q4_1   ? quant_from_f16(quant_load16(scales + 32))
+			  : layout == X86_Q4_0 ? -8 * d
+					       : -128 * d;
+		for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+			uint8_t code = block[64 * (j / 4 % groups) + 4 * o + j % 4];
+			if (groups == 4)
+				code = j < 16 ? code & 15 : code >> 4;
+			x[j] = d * (float)code + m;
+		}
+	}
+}
+
+static void embed_row(const struct kern_weight *w, uint32_t row, float *x)
+{
+	enum x86_layout layout = (enum x86_layout)w->layout;
+	const uint8_t *panel = (const uint8_t *)w->data + row / PANEL * x86_panel_bytes(layout, w->cols);
+	unsigned o = row % PANEL;
+
+	if (layout != X86_F32 && layout != X86_BF16) {
+		embed_blocks(layout, panel, w->cols / QUANT_BLOCK, o, x);
+		return;
+	}
+	for (uint32_t k = 0; k < w->cols; k++)
+		x[k] = layout == X86_F32 ? ((const float *)panel)[(size_t)k * PANEL + o]
+					 : quant_from_bf16(((const uint16_t *)panel)[((size_t)k / 2 * PANEL + o) * 2 + k % 2]);
+}
+
+void X86(embed)(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_embed *a = args;
+	uint32_t i, end;
+
+	for (host_part(a->step->n_rows, 1, part, n_parts, &i, &end); i < end; i++)
+		embed_row(a->table, a->step->token[i], a->x + (size_t)i * a->table->cols);
+}
+
+/* quant_encode_q8() with vectors: the same bits. */
+static void encode_q8(const float *x, struct quant_q8 *ret)
+{
+	vf v[QUANT_BLOCK / VL], most = v_zero();
+	int sum = 0;
+
+	UNROLL for (unsigned i = 0; i < QUANT_BLOCK / VL; i++) {
+		v[i] = v_load(x + i * VL);
+		most = v_max(most, v_abs(v[i]));
+	}
+	float largest = v_most(most);
+	vf inverse = v_set(largest > 0 ? 127 / largest : 0);
+	UNROLL for (unsigned i = 0; i < QUANT_BLOCK / VL; i++)
+		sum += v_store_int8(ret->q + i * VL, v_mul(v[i], inverse));
+	quant_set_sums(ret, largest, sum);
+}
+
+static void encode_half(const float *x, uint32_t cols, void *to)
+{
+	uint32_t even = (cols + 1) / 2 * 2;
+
+	for (uint32_t k = 0; k < even; k++) {
+		uint16_t h = k < cols ? quant_to_bf16(x[k]) : 0;
+		if (X86_HALF_BYTES == 2)
+			((uint16_t *)to)[k] = h;
+		else
+			((float *)to)[k] = quant_from_bf16(h);
+	}
+}
+
+void X86(activate)(const void *args, unsigned part, unsigned n_parts)
+{
+	const struct kern_activate *a = args;
+	uint32_t i, end;
+
+	if (a->activation == X86_INT8) {
+		assert(a->cols % QUANT_BLOCK == 0);
+		for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)
+			encode_q8(a->x + (size_t)i * QUANT_BLOCK, (struct quant_q8 *)a->to + i);
+	} else if (a->activation == X86_HALF) {
+		for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
+			encode_half(a->x + (size_t)i * a->cols, a->cols, (uint8_t *)a->to + i * x86_half_bytes(a->cols));
+	}
+}

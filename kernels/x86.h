@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The x86 backends: one body, compiled once per instruction set (kernels/local.mk gives each its flags and its suffix).
+ *
+ * vec-*.h define a vector vf of VL floats and a vector vi of VL integers, and plain operations on them. Multiply-adds
+ * are fused where v_fma says so and nowhere else (-ffp-contract=off), therefore a row's bits do not depend on which
+ * tile of rows it was computed in.
+ *
+ * Loops over the rows and vectors of a register tile have constant bounds once inlined, and must be unrolled for the
+ * accumulators to become registers: UNROLL.
+ */
+#ifndef LORAD_KERNELS_X86_H
+#define LORAD_KERNELS_X86_H
+
+#include "kernels/host.h"
+#include "kernels/quant.h"
+
+#ifdef __AVX512F__
+#include "kernels/vec-avx512.h"
+#else
+#include "kernels/vec-avx2.h"
+#endif
+
+#define X86_PASTE_(a, b) a##_##b
+#define X86_PASTE(a, b) X86_PASTE_(a, b)
+#define X86(name) X86_PASTE(name, X86_ISA)
+
+#ifdef __SANITIZE_ADDRESS__ /* checks in unrolled loops take minutes to compile; the arithmetic is the same */
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+#define PANEL 16 /* output rows that lie interleaved: one vector of AVX-512, two of AVX2 */
+
+enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
+enum x86_activation { X86_PLAIN, X86_INT8, X86_HALF };
+
+extern const struct kern_backend X86(kern); /* x86-table.c */
+
+kern_op X86(embed), X86(rms_norm), X86(activate), X86(matmul), X86(lora_shrink), X86(lora_expand), X86(rope), X86(kv_write),
+	X86(attention), X86(swiglu), X86(sample);
+
+int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
+		     struct kern_weight *ret);
+void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts);
+void X86(weight_release)(struct kern_weight *w);
+size_t X86(activation_bytes)(uint8_t activation, uint32_t cols);
+
+/* Output panels [first, end) of a matmul. */
+typedef void x86_panels(const struct kern_matmul *a, uint32_t first, uint32_t end);
+x86_panels X86(matmul_quant), X86(matmul_float);
+
+/* Bytes of 32 columns of a panel in a quantised layout, and of a whole panel in any. */
+static inline size_t x86_block_bytes(enum x86_layout layout)
+{
+	return layout == X86_Q8_0 ? 512 + 32 : layout == X86_Q4_0 ? 256 + 32 : 256 + 64;
+}
+
+static inline size_t x86_panel_bytes(enum x86_layout layout, uint32_t cols)
+{
+	return layout == X86_F32    ? (size_t)cols * PANEL * 4
+	       : layout == X86_BF16 ? (size_t)(cols + 1) / 2 * PANEL * 4
+				    : cols / QUANT_BLOCK * x86_block_bytes(layout);
+}
+
+/* An activation row for bf16 weights: pairs of columns, as bf16 for vdpbf16ps, else as f32 that were rounded to bf16. */
+#ifdef __AVX512BF16__
+#define X86_HALF_BYTES 2
+#else
+#define X86_HALF_BYTES 4
+#endif
+
+static inline size_t x86_half_bytes(uint32_t cols)
+{
+	return ((size_t)cols + 1) / 2 * 2 * X86_HALF_BYTES;
+}
+
+/* A vector of a row's outputs goes where it belongs, as far as the weight has such rows. */
+INLINE void x86_store(const struct kern_matmul *a, uint32_t row, uint32_t out, vf sum)
+{
+	uint32_t room = out < a->w->rows ? a->w->rows - out : 0, n = room < VL ? room : VL;
+	float *y = a->y + (size_t)row * a->w->rows + out;
+
+	if (n == VL) {
+		v_store(y, a->accumulate ? v_add(v_load(y), sum) : sum);
+	} else if (n) {
+		v_store_n(y, n, a->accumulate ? v_add(v_load_n(y, n), sum) : sum);
+	}
+}
+
+/* e^x to 2 ulp for -87 <= x <= 88; beyond that it stays at the ends. */
+static inline vf v_exp(vf x)
+{
+	x = v_min(v_max(x, v_set(-87)), v_set(88));
+	vf n = v_round(v_mul(x, v_set(0x1.715476p0f)));
+	vf r = v_fma(n, v_set(-0x1.7f7d1cp-20f), v_fma(n, v_set(-0x1.62e4p-1f), x));
+	vf p = v_fma(v_set(1.0f / 720), r, v_set(1.0f / 120));
+
+	p = v_fma(p, r, v_set(1.0f / 24));
+	p = v_fma(p, r, v_set(1.0f / 6));
+	p = v_fma(p, r, v_set(0.5f));
+	p = v_fma(v_mul(p, r), r, v_add(r, v_set(1)));
+	return v_mul(p, v_pow2(n));
+}
+
+#endif
