@@ -1,3 +1,4 @@
+include tests/unit/kernels.mk
 include tests/unit/format.mk
 include tests/unit/tools.mk
 include tests/unit/ipc.mk
