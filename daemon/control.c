@@ -127,6 +127,19 @@ void control_progress(struct control_call *call, json_t *parameters)
 	send_message(call, json_pack("{s:o, s:b}", "parameters", parameters, "continues", 1), NULL, 0);
 }
 
+/* A reason as JSON: what a stranger's file put into it may be no UTF-8, or be cut within a character. */
+static json_t *reason_of(struct diag *diag)
+{
+	json_t *reason = json_string(diag->text);
+
+	if (reason)
+		return reason;
+	for (char *c = diag->text; *c; ++c)
+		if ((unsigned char)*c >= 0x80)
+			*c = '?';
+	return json_string(diag->text);
+}
+
 /**
  * control_fail() - end a call with the reason why it failed
  * @call:       the call; gone afterwards
@@ -142,8 +155,8 @@ void control_fail(struct control_call *call, int code, const char *format, ...)
 	(void)vsnprintf(diag.text, sizeof(diag.text), format, args);
 	va_end(args);
 	send_message(call,
-		     json_pack("{s:s, s:{s:i, s:s#?}}", "error", METHOD_PREFIX "Failed", "parameters", "code", code,
-			       "message", diag.text, (int)strlen(diag.text)),
+		     json_pack("{s:s, s:{s:i, s:o}}", "error", METHOD_PREFIX "Failed", "parameters", "code", code,
+			       "message", reason_of(&diag)),
 		     NULL, 0);
 	end_call(call);
 }
