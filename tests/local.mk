@@ -1,4 +1,5 @@
 include tests/unit/kernels.mk
+include tests/unit/engine.mk
 include tests/unit/format.mk
 include tests/unit/tools.mk
 include tests/unit/ipc.mk
