@@ -396,7 +396,7 @@ int gguf_parse(struct gguf **ret, const void *file, size_t bytes, struct diag *d
 {
 	_cleanup_(gguf_freep) struct gguf *gguf = calloc(1, sizeof(*gguf));
 	struct cursor c = { .at = file, .left = bytes };
-	uint64_t n_tensors, n_values;
+	uint64_t n_tensors = 0, n_values = 0;
 	size_t used, padding;
 	int r;
 

@@ -157,8 +157,8 @@ static int read_config(struct config *c, json_t *root, struct diag *diag)
 static int collect(struct peft_module *slots, const struct safetensors *tensors, const struct image_geometry *geometry,
 		   struct diag *diag)
 {
-	uint32_t module;
-	char which;
+	uint32_t module = 0;
+	char which = 0;
 	size_t i;
 	int r;
 
@@ -282,7 +282,7 @@ static int build(struct peft_lora *lora, json_t *root, const struct safetensors 
 	r = collect(lora->modules, tensors, geometry, diag);
 	for (i = 0; i < n && !r; ++i) {
 		struct peft_module m = lora->modules[i];
-		bool adapted;
+		bool adapted = false;
 
 		m.module = i;
 		r = check_module(&m, &config, rules, geometry, &adapted, diag);

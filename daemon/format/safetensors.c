@@ -117,7 +117,7 @@ static int read_tensor(const struct safetensors *st, struct safetensors_tensor *
 {
 	const json_t *offsets = json_object_get(entry, "data_offsets");
 	uint64_t room = st->file_bytes - st->data_offset;
-	uint64_t begin, end, bytes;
+	uint64_t begin, end, bytes = 0;
 	int r;
 
 	if (!json_is_object(entry))
