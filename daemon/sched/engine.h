@@ -46,7 +46,7 @@ void engine_add(struct engine *engine, struct request *request);          /* tak
 void engine_cancel(struct engine *engine, const struct ipc_session *session, uint64_t id, uint64_t now_ns);
 void engine_close(struct engine *engine, const struct ipc_session *session);
 void engine_fail_all(struct engine *engine, int code, const char *text);
-enum engine_turn engine_turn(struct engine *engine);                      /* runner.c */
+enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns);     /* runner.c */
 
 /* Between the engine's own files. */
 void engine_place(struct engine *engine, struct request *request, enum request_place place);

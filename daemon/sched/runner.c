@@ -104,7 +104,7 @@ static void take_result(struct engine *engine, struct request *request, const st
 	engine_after_result(engine, request, now_ns);
 }
 
-static void count_step(struct engine *engine, uint64_t began_ns, uint64_t now_ns)
+static void count_step(struct engine *engine, uint64_t took_ns)
 {
 	const struct step_stats *last = step_last(engine->options.step);
 	struct sched_stats *stats = &engine->stats;
@@ -116,44 +116,44 @@ static void count_step(struct engine *engine, uint64_t began_ns, uint64_t now_ns
 		stats->max_adapters = last->adapters;
 	if (last->rows > stats->max_rows)
 		stats->max_rows = last->rows;
-	hist_add(&stats->step, now_ns - began_ns);
+	hist_add(&stats->step, took_ns);
 }
 
-static void run_step(struct engine *engine, uint32_t n)
+static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
 {
-	uint64_t began = clock_ns(), now;
+	uint64_t began = clock_ns(), took;
 	int r = step_run(engine->options.step, engine->seq, n);
 
-	now = clock_ns();
+	took = clock_ns() - began;
 	if (r < 0) {
 		for (uint32_t i = 0; i < n; ++i)
 			engine_fail(engine, engine->in_step[i], EIO, "the step failed; the daemon's log has the reason");
 		return;
 	}
-	count_step(engine, began, now);
+	count_step(engine, took);
 	for (uint32_t i = 0; i < n; ++i)
-		take_result(engine, engine->in_step[i], &engine->seq[i], now);
+		take_result(engine, engine->in_step[i], &engine->seq[i], now_ns + took);
 }
 
 /**
  * engine_turn() - one turn of the step loop
  * @engine:     the engine
+ * @now_ns:     monotonic time
  *
  * Never sleeps.
  *
  * Return: whether the next turn may find something to do at once.
  */
-enum engine_turn engine_turn(struct engine *engine)
+enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 {
-	uint64_t now = clock_ns();
 	uint32_t rows;
 
-	engine_send_unsent(engine, now);
-	engine_start_waiting(engine, now);
+	engine_send_unsent(engine, now_ns);
+	engine_start_waiting(engine, now_ns);
 	engine_reserve_kv(engine);
 	rows = share_rows(engine);
 	if (rows)
-		run_step(engine, build_step(engine));
+		run_step(engine, build_step(engine), now_ns);
 	engine_flush(engine);
 	engine->stats.running = engine->n_running;
 	engine->stats.waiting = engine->n_waiting;

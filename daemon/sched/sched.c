@@ -101,7 +101,7 @@ static void *engine_thread(void *userdata)
 		atomic_store(&sched->idle, wait_ns > 0);
 		take_inbox(sched, wait_ns);
 		atomic_store(&sched->idle, false);
-		wait_ns = engine_turn(&sched->engine) == ENGINE_BUSY ? 0 : IDLE_WAIT_NS;
+		wait_ns = engine_turn(&sched->engine, clock_ns()) == ENGINE_BUSY ? 0 : IDLE_WAIT_NS;
 		atomic_fetch_add(&sched->turns, 1);
 		publish_stats(sched);
 	}

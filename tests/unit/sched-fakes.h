@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/* Stand-ins, at link time, for all that the scheduler works with: see sched-fakes.c. */
+#ifndef SCHED_FAKES_H
+#define SCHED_FAKES_H
+
+#include "daemon/cache/cache.h"
+#include "daemon/ipc/ipc.h"
+#include "daemon/sched/request.h"
+
+#define FAKE_VOCAB 256        /* token i is the byte i; 0 ends an answer, 1 is special */
+#define FAKE_CONTEXT 4096
+#define FAKE_BLOCK 4          /* tokens of a KV block */
+#define FAKE_SENT_MAX 4096
+
+struct cache_adapter {
+	uint8_t number;
+	int result;               /* of cache_hold() */
+	unsigned refs, holds, asked;
+};
+
+struct ipc_session {
+	unsigned refs, flushes;
+	unsigned room;            /* tokens and scores that may still be sent */
+	bool gone;
+	/* what was sent, by order */
+	struct {
+		uint64_t id;
+		char kind;        /* t token, s score, d done, e error */
+		uint32_t token;
+		float logprob;
+		char text[64];
+		struct ipc_done done;
+		int code;
+	} sent[FAKE_SENT_MAX];
+	unsigned n_sent;
+};
+
+struct fakes {
+	unsigned kv_blocks, kv_used;      /* the budget, and what is taken */
+	unsigned cache_blocks;            /* what cache_shrink() can still give */
+	unsigned loading;
+	int step_result;
+	struct step_stats last;
+	struct cache_adapter adapter[8];  /* "a0" to "a7" */
+	int (*draw)(uint32_t hash);       /* the token of a draw; default: printable letters by hash */
+	unsigned requests;                /* alive */
+};
+
+extern struct fakes fakes;
+void fakes_reset(void);
+
+/* A request as ipc makes it, of a prompt of plain tokens. */
+struct ipc_request *fake_request(struct ipc_session *session, uint64_t id, const char *prompt, unsigned n);
+void fake_adapter(struct ipc_request *request, unsigned number, float scale);
+size_t fake_text(const struct ipc_session *session, uint64_t id, char *to);     /* texts of an id, joined */
+unsigned fake_count(const struct ipc_session *session, uint64_t id, char kind);
+const struct ipc_done *fake_done(const struct ipc_session *session, uint64_t id);
+
+#endif
