@@ -5,6 +5,6 @@ include tests/unit/tools.mk
 include tests/unit/ipc.mk
 include tests/unit/model.mk
 
-dist_check_SCRIPTS += tests/check-layers tests/check-headers tests/check-man
-TESTS += tests/check-layers tests/check-headers tests/check-man
-EXTRA_DIST += tests/run-all tests/make-hf.py tests/requirements.txt tests/adapters tests/e2e tests/check-units
+dist_check_SCRIPTS += tests/check-layers tests/check-headers tests/check-man tests/check-units
+TESTS += tests/check-layers tests/check-headers tests/check-man tests/check-units
+EXTRA_DIST += tests/run-all tests/make-hf.py tests/requirements.txt tests/adapters tests/e2e

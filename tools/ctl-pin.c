@@ -6,7 +6,7 @@ static int run(struct ctl *ctl, void *state, char **args, size_t n_args)
 {
 	(void)state;
 	(void)n_args;
-	return ctl_call_on_name(ctl, "Pin", args[0], "pinned");
+	return ctl_call_on_name(ctl, "Pin", args[0], "pinned", /* loading= */ NULL);
 }
 
 const struct ctl_verb ctl_pin = {

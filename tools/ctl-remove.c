@@ -6,7 +6,7 @@ static int run(struct ctl *ctl, void *state, char **args, size_t n_args)
 {
 	(void)state;
 	(void)n_args;
-	return ctl_call_on_name(ctl, "Remove", args[0], "removed");
+	return ctl_call_on_name(ctl, "Remove", args[0], "removed", /* loading= */ NULL);
 }
 
 const struct ctl_verb ctl_remove = {

@@ -6,7 +6,7 @@ static int run(struct ctl *ctl, void *state, char **args, size_t n_args)
 {
 	(void)state;
 	(void)n_args;
-	return ctl_call_on_name(ctl, "Unpin", args[0], "unpinned");
+	return ctl_call_on_name(ctl, "Unpin", args[0], "unpinned", /* loading= */ NULL);
 }
 
 const struct ctl_verb ctl_unpin = {

@@ -105,8 +105,9 @@ int ctl_call(struct ctl *ctl, const char *method, json_t *parameters, json_t **r
  * @method:  "Pin"
  * @name:    of the adapter
  * @done:    "pinned"
+ * @loading: what to say instead while the daemon is still reading the adapter, or NULL
  */
-int ctl_call_on_name(struct ctl *ctl, const char *method, const char *name, const char *done)
+int ctl_call_on_name(struct ctl *ctl, const char *method, const char *name, const char *done, const char *loading)
 {
 	_cleanup_(json_decrefp) json_t *reply = NULL;
 	_cleanup_(json_decrefp) json_t *result = NULL;
@@ -117,6 +118,8 @@ int ctl_call_on_name(struct ctl *ctl, const char *method, const char *name, cons
 		r = ctl_call(ctl, method, json_pack("{s:s}", "name", name), &reply);
 	if (r)
 		return r;
+	if (loading && strcmp(ctl_text(reply, "result"), "loading") == 0)
+		done = loading;
 	if (!ctl->json) {
 		(void)printf("%s: %s\n", name, done);
 		return TOOL_OK;

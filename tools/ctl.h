@@ -45,6 +45,6 @@ void ctl_print_fields(json_t *object, const char *prefix);
 const char *ctl_text(const json_t *object, const char *key);
 
 int ctl_call(struct ctl *ctl, const char *method, json_t *parameters, json_t **ret);
-int ctl_call_on_name(struct ctl *ctl, const char *method, const char *name, const char *done);
+int ctl_call_on_name(struct ctl *ctl, const char *method, const char *name, const char *done, const char *loading);
 
 #endif

@@ -36,6 +36,7 @@ static const struct reply {
 	{ "Verify", "{\"parameters\":{\"checked\":2,\"failed\":[{\"name\":\"bad\",\"message\":\"chunk 3: checksum\"}]}}", 0 },
 	{ "Export", "{\"parameters\":{\"files\":[\"adapter_config.json\",\"adapter_model.safetensors\"]}}", 2 },
 	{ "Pin", "{\"parameters\":{}}", 0 },
+	{ "Prefetch", "{\"parameters\":{\"name\":\"a\",\"result\":\"loading\"}}", 0 },
 	{ "Show", "{\"error\":\"io.lorad.Failed\",\"parameters\":{\"code\":2,\"message\":\"ghost: no such adapter\"}}", 0 },
 };
 
@@ -260,6 +261,7 @@ START_TEST(test_replies)
 	ck_assert_str_eq(output.out, "{\"model\": {\"path\": \"m.gguf\", \"layers\": 30}, \"uptime_s\": 1.5}\n");
 	ck_assert_str_eq(loractl("metrics").out, "lorad_steps_total 3\n");
 	ck_assert_str_eq(loractl("pin", "a").out, "a: pinned\n");
+	ck_assert_str_eq(loractl("prefetch", "a").out, "a: loading\n");
 	ck_assert_str_eq(loractl("--json", "pin", "a").out, "{\"name\": \"a\", \"result\": \"pinned\"}\n");
 	tools_expect_refused(loractl("show", "ghost"), "ghost: no such adapter");
 	tools_expect_refused(loractl("verify", "good", "bad"), "bad: chunk 3: checksum");

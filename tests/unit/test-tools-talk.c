@@ -128,14 +128,17 @@ START_TEST(test_score_and_list)
 }
 END_TEST
 
-/* Waits until the program takes SIGTERM through a descriptor: it blocks the signal then. */
+/*
+ * Waits until the program takes SIGTERM through a descriptor: it blocks the signal then. Sanitizers block all signals for
+ * moments while the program starts; SIGUSR1 tells these apart.
+ */
 static void wait_until_ready(pid_t child)
 {
 	char path[64], line[128];
 	unsigned long long blocked = 0;
 
 	(void)snprintf(path, sizeof(path), "/proc/%d/status", (int)child);
-	while (!(blocked & 1ull << (SIGTERM - 1))) {
+	while (!(blocked & 1ull << (SIGTERM - 1)) || (blocked & 1ull << (SIGUSR1 - 1))) {
 		FILE *file = fopen(path, "r");
 
 		ck_assert_ptr_nonnull(file);
