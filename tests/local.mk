@@ -1,6 +1,7 @@
 include tests/unit/kernels.mk
 include tests/unit/engine.mk
 include tests/unit/format.mk
+include tests/unit/store.mk
 include tests/unit/tools.mk
 include tests/unit/ipc.mk
 include tests/unit/model.mk

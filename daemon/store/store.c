@@ -90,9 +90,14 @@ int store_write_begin(struct store_write *write, struct store *store)
 	return store_result(mdb_txn_begin(store->env, NULL, 0, &write->txn), NULL);
 }
 
+/* LMDB reports a short write, which is how a disk first shows that it is full, as EIO. */
 int store_write_commit(struct store_write *write, struct diag *diag)
 {
-	return store_result(mdb_txn_commit(TAKE_PTR(write->txn)), diag);
+	int rc = mdb_txn_commit(TAKE_PTR(write->txn));
+
+	if (rc == EIO)
+		return diag_set(diag, STORE_E_FULL, "the store's disk took only a part: no space left, or it fails");
+	return store_result(rc, diag);
 }
 
 /* Drops what was not committed; whoever waits to hold the version that died, or did not, may look again. */

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: MIT */
+/* The store: names and versions, deletion, what survives damage, a full disk and a second daemon. */
+#include "tests/unit/store-util.h"
+
+#include <fcntl.h>
+#include <lmdb.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SMALL ((uint64_t)3 * IMAGE_PAGE)
+#define LARGE ((uint64_t)5 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* more than one transaction's chunks */
+
+static char *folder;
+static struct store *store;
+
+static void setup(void)
+{
+	folder = test_folder();
+	store = test_open(folder);
+}
+
+static void teardown(void)
+{
+	store_close(store);
+	test_folder_free(folder);
+}
+
+static void reopen(void)
+{
+	store_close(store);
+	store = test_open(folder);
+}
+
+static bool has_name(const char *name, uint64_t seed)
+{
+	const struct store_digest digest = test_digest(seed);
+	struct store_digest found;
+
+	return store_find(store, name, &found, NULL) == 0 && memcmp(&found, &digest, sizeof(found)) == 0;
+}
+
+static bool has_version(uint64_t seed)
+{
+	const struct store_digest digest = test_digest(seed);
+	struct store_record record;
+
+	return store_record(store, &digest, &record) == 0;
+}
+
+static void assert_content(uint64_t seed, uint64_t bytes)
+{
+	const struct store_digest digest = test_digest(seed);
+	uint8_t *expected = test_payload(seed, bytes), *payload = NULL;
+	struct diag diag = { "" };
+	struct store_record record;
+	int r = store_read(store, &digest, &payload, &record, &diag);
+
+	ck_assert_msg(r == 0, "store_read: %d %s", r, diag.text);
+	ck_assert_uint_eq(record.payload_bytes, bytes);
+	ck_assert_mem_eq(payload, expected, bytes);
+	free(payload);
+	free(expected);
+}
+
+static off_t data_bytes(void)
+{
+	struct stat st;
+
+	ck_assert_int_eq(stat(store_data_path(store), &st), 0);
+	return st.st_size;
+}
+
+START_TEST(names_lead_to_versions)
+{
+	struct diag diag = { "" };
+	struct store_record record;
+	char *config;
+	size_t bytes;
+
+	ck_assert_int_eq(store_find(store, "a", NULL, NULL), STORE_E_NOT_FOUND);
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, &diag), 0);
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, &diag), STORE_E_SAME);
+	ck_assert_int_eq(test_put(store, "a", 2, SMALL, false, &diag), STORE_E_EXISTS);
+	ck_assert_ptr_nonnull(strstr(diag.text, "a: the name is taken"));
+	ck_assert(!has_version(2));
+	ck_assert(has_name("a", 1));
+	ck_assert_int_eq(test_put(store, "a", 2, SMALL, true, &diag), 0);
+	ck_assert(has_name("a", 2));
+	ck_assert(!has_version(1));
+	reopen();
+	ck_assert(has_name("a", 2));
+	assert_content(2, SMALL);
+	ck_assert_int_eq(store_find(store, "a", NULL, &record), 0);
+	ck_assert_int_eq(store_config(store, &record.digest, &config, &bytes), 0);
+	ck_assert_uint_eq(bytes, strlen(TEST_CONFIG));
+	ck_assert_str_eq(config, TEST_CONFIG);
+	free(config);
+}
+END_TEST
+
+START_TEST(a_version_lives_as_long_as_a_name)
+{
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(store_remove(store, "a"), STORE_E_NOT_FOUND);
+	ck_assert(has_name("b", 1));
+	assert_content(1, LARGE);
+	ck_assert_int_eq(store_remove(store, "b"), 0);
+	ck_assert(!has_version(1));
+}
+END_TEST
+
+START_TEST(a_held_version_outlives_its_names)
+{
+	const struct store_digest digest = test_digest(1);
+	struct store_record record;
+
+	ck_assert_int_eq(store_hold(store, &digest, &record), STORE_E_NOT_FOUND);
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_hold(store, &digest, &record), 0);
+	ck_assert_uint_eq(record.payload_bytes, LARGE);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	assert_content(1, LARGE);
+	store_release(store, &digest);
+	ck_assert_int_eq(test_put(store, "c", 3, SMALL, false, NULL), 0);
+	ck_assert(!has_version(1));
+	ck_assert(has_version(2) && has_version(3));
+}
+END_TEST
+
+START_TEST(a_nameless_version_can_get_a_name_again)
+{
+	const struct store_digest digest = test_digest(1);
+	struct store_record record;
+
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_hold(store, &digest, &record), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(test_put(store, "b", 1, SMALL, false, NULL), 0);
+	store_release(store, &digest);
+	ck_assert_int_eq(test_put(store, "c", 2, SMALL, false, NULL), 0);
+	ck_assert(has_name("b", 1));
+	assert_content(1, SMALL);
+}
+END_TEST
+
+/* A daemon that ends while a nameless version is held leaves it to the next open. */
+START_TEST(open_sweeps_nameless_versions)
+{
+	const struct store_digest digest = test_digest(1);
+	struct store_record record;
+
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_hold(store, &digest, &record), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert(has_version(1));
+	store_release(store, &digest);
+	reopen();
+	ck_assert(!has_version(1));
+	ck_assert(has_version(2));
+}
+END_TEST
+
+static int note_name(void *userdata, const char *name, const struct store_record *record)
+{
+	ck_assert_uint_eq(record->payload_bytes, SMALL);
+	strcat(userdata, name);
+	return 0;
+}
+
+START_TEST(each_goes_in_byte_order)
+{
+	char names[64] = "";
+
+	ck_assert_int_eq(store_each(store, note_name, names), 0);
+	ck_assert_str_eq(names, "");
+	ck_assert_int_eq(test_put(store, "b", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "a.1", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "Z", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_each(store, note_name, names), 0);
+	ck_assert_str_eq(names, "Za.1b");
+}
+END_TEST
+
+START_TEST(sizes_around_pages_and_chunks)
+{
+	const uint64_t chunk = IMAGE_CHUNK_PAYLOAD, page = IMAGE_PAGE;
+	const uint64_t sizes[] = { page, 2 * page, chunk - page, chunk, chunk + page, 4 * chunk, 4 * chunk + page };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%zu", i);
+		ck_assert_int_eq(test_put(store, name, i, sizes[i], false, NULL), 0);
+	}
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); ++i)
+		assert_content(i, sizes[i]);
+}
+END_TEST
+
+/* Chunks of one size: what a deleted version leaves is filled by the next one. */
+START_TEST(space_is_reused)
+{
+	off_t before;
+
+	for (uint64_t i = 0; i < 4; ++i)
+		ck_assert_int_eq(test_put(store, "a", i, 2 * IMAGE_CHUNK_PAYLOAD, true, NULL), 0);
+	before = data_bytes();
+	for (uint64_t i = 4; i < 24; ++i)
+		ck_assert_int_eq(test_put(store, "a", i, 2 * IMAGE_CHUNK_PAYLOAD, true, NULL), 0);
+	ck_assert_int_le(data_bytes(), before + 2 * (off_t)IMAGE_VALUE_BYTES);
+}
+END_TEST
+
+START_TEST(a_snapshot_pins_what_it_shows)
+{
+	const struct store_digest digest = test_digest(1);
+	uint8_t *expected = test_payload(1, LARGE), *bytes = malloc(IMAGE_CHUNK_PAYLOAD);
+	struct store_snapshot *snapshot = NULL;
+	const struct store_chunk *chunks;
+	int fd;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &digest, &snapshot), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	for (uint64_t i = 2; i < 6; ++i)
+		ck_assert_int_eq(test_put(store, "b", i, LARGE, true, NULL), 0);
+	fd = open(store_data_path(store), O_RDONLY | O_CLOEXEC);
+	ck_assert_int_eq(store_snapshot_chunks(snapshot, &chunks), 6);
+	for (size_t i = 0; i < 6; ++i) {
+		ck_assert_uint_gt(chunks[i].file_offset, 0);
+		ck_assert_uint_eq(chunks[i].file_offset % IMAGE_PAGE, 0);
+		ck_assert_int_eq(pread(fd, bytes, chunks[i].bytes, (off_t)chunks[i].file_offset), chunks[i].bytes);
+		ck_assert_mem_eq(bytes, expected + i * IMAGE_CHUNK_PAYLOAD, chunks[i].bytes);
+	}
+	close(fd);
+	store_snapshot_close(snapshot);
+	free(bytes);
+	free(expected);
+}
+END_TEST
+
+START_TEST(verify_names_the_damage)
+{
+	const struct store_digest digest = test_digest(1), other = test_digest(2);
+	uint64_t header, payload;
+	struct diag diag = { "" };
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_verify(store, &digest, &diag), 0);
+	payload = test_chunk_offset(store, 1, 3) + 12345;
+	test_flip(store, payload);
+	ck_assert_int_eq(store_verify(store, &digest, &diag), STORE_E_CORRUPT);
+	ck_assert_ptr_nonnull(strstr(diag.text, "chunk 3 of 6"));
+	ck_assert_ptr_nonnull(strstr(diag.text, "checksum"));
+	test_flip(store, payload);
+	ck_assert_int_eq(store_verify(store, &digest, &diag), 0);
+	header = test_chunk_offset(store, 1, 5) - IMAGE_HEADER_BYTES + 20;
+	test_flip(store, header);
+	ck_assert_int_eq(store_verify(store, &digest, &diag), STORE_E_CORRUPT);
+	ck_assert_ptr_nonnull(strstr(diag.text, "chunk 5 of 6"));
+	ck_assert_int_eq(store_verify(store, &other, &diag), 0);
+}
+END_TEST
+
+START_TEST(one_daemon_at_a_time)
+{
+	struct store *second = NULL;
+	struct diag diag = { "" };
+
+	ck_assert_int_eq(store_open(&second, folder, &diag), STORE_E_BUSY);
+	ck_assert_ptr_nonnull(strstr(diag.text, folder));
+}
+END_TEST
+
+START_TEST(parents_are_made)
+{
+	char *path = NULL;
+	struct store *second;
+	struct stat st;
+
+	ck_assert_int_gt(asprintf(&path, "%s/x/y/z", folder), 0);
+	second = test_open(path);
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_int_eq(st.st_mode & 0777, 0700);
+	store_close(second);
+	free(path);
+}
+END_TEST
+
+static void write_file(const char *in, const char *name, const char *text)
+{
+	char *path = NULL;
+	FILE *file;
+
+	ck_assert_int_gt(asprintf(&path, "%s/%s", in, name), 0);
+	file = fopen(path, "w");
+	ck_assert_ptr_nonnull(file);
+	fputs(text, file);
+	fclose(file);
+	free(path);
+}
+
+static void assert_invalid(const char *path)
+{
+	struct store *second = NULL;
+	struct diag diag = { "" };
+
+	ck_assert_int_eq(store_open(&second, path, &diag), STORE_E_INVALID);
+	ck_assert_msg(strstr(diag.text, path) != NULL, "%s", diag.text);
+}
+
+START_TEST(what_is_no_store_is_refused)
+{
+	char *path = test_folder(), *file = NULL;
+	MDB_env *env;
+	MDB_txn *txn;
+	MDB_dbi dbi;
+
+	/* no LMDB file at all */
+	write_file(path, "data.mdb", "certainly not a database, though it is long enough to be looked at ............");
+	assert_invalid(path);
+	/* a file where the folder should be */
+	ck_assert_int_gt(asprintf(&file, "%s/data.mdb", path), 0);
+	assert_invalid(file);
+	ck_assert_int_eq(unlink(file), 0);
+	/* another program's environment */
+	ck_assert_int_eq(mdb_env_create(&env), 0);
+	ck_assert_int_eq(mdb_env_set_maxdbs(env, 2), 0);
+	ck_assert_int_eq(mdb_env_open(env, path, 0, 0600), 0);
+	ck_assert_int_eq(mdb_txn_begin(env, NULL, 0, &txn), 0);
+	ck_assert_int_eq(mdb_dbi_open(txn, "recipes", MDB_CREATE, &dbi), 0);
+	ck_assert_int_eq(mdb_txn_commit(txn), 0);
+	mdb_env_close(env);
+	assert_invalid(path);
+	free(file);
+	test_folder_free(path);
+}
+END_TEST
+
+/* The end of the file is lost: no crash, and what was there is known to be damaged. */
+START_TEST(a_truncated_file_is_no_crash)
+{
+	const struct store_digest digest = test_digest(1);
+	uint64_t offset;
+	struct diag diag = { "" };
+	int r;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	offset = test_chunk_offset(store, 1, 2);
+	store_close(store);
+	store = NULL;
+	{
+		char *path = NULL;
+
+		ck_assert_int_gt(asprintf(&path, "%s/data.mdb", folder), 0);
+		ck_assert_int_eq(truncate(path, (off_t)offset), 0);
+		free(path);
+	}
+	r = store_open(&store, folder, &diag);
+	ck_assert_msg(r == 0 || r == STORE_E_CORRUPT, "%d %s", r, diag.text);
+	if (r == 0)
+		ck_assert_int_ne(store_verify(store, &digest, &diag), 0);
+}
+END_TEST
+
+/* As on a full disk: writes fail beyond a size. Nothing is visible, nothing is lost, and space comes back. */
+START_TEST(a_full_disk_is_refused_cleanly)
+{
+	struct rlimit limit;
+	struct diag diag = { "" };
+
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, NULL), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = (rlim_t)data_bytes() + 18 * 1024 * 1024; /* after the first transaction */
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, LARGE, false, &diag), STORE_E_FULL);
+	ck_assert_ptr_nonnull(strstr(diag.text, "no space left"));
+	ck_assert(!has_version(2));
+	assert_content(1, SMALL);
+	/* LMDB reuses the pages that a transaction freed from the one after the next on. */
+	ck_assert_int_eq(test_put(store, "d", 4, SMALL, false, &diag), 0);
+	ck_assert_int_eq(test_put(store, "c", 3, IMAGE_CHUNK_PAYLOAD, false, &diag), 0);
+	assert_content(3, IMAGE_CHUNK_PAYLOAD);
+	limit.rlim_cur = limit.rlim_max;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, LARGE, false, &diag), 0);
+	assert_content(2, LARGE);
+	reopen();
+	assert_content(1, SMALL);
+	assert_content(2, LARGE);
+}
+END_TEST
+
+START_TEST(names_are_checked)
+{
+	static const char *const good[] = { "a", "A.b-c_9", "0" };
+	static const char *const bad[] = { "", ".a", "-a", "_a", "a/b", "a b", "a\n", "\xc3\xa4", "a:b" };
+	char longest[STORE_NAME_MAX + 2];
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); ++i)
+		ck_assert_msg(store_name_valid(good[i]), "%s", good[i]);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i)
+		ck_assert_msg(!store_name_valid(bad[i]), "%s", bad[i]);
+	memset(longest, 'x', sizeof(longest));
+	longest[STORE_NAME_MAX] = '\0';
+	ck_assert(store_name_valid(longest));
+	longest[STORE_NAME_MAX] = 'x';
+	longest[STORE_NAME_MAX + 1] = '\0';
+	ck_assert(!store_name_valid(longest));
+	ck_assert_int_eq(store_find(store, longest, NULL, NULL), STORE_E_NOT_FOUND);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("store");
+	TCase *tc = tcase_create("store");
+
+	tcase_set_timeout(tc, 120);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, names_lead_to_versions);
+	tcase_add_test(tc, a_version_lives_as_long_as_a_name);
+	tcase_add_test(tc, a_held_version_outlives_its_names);
+	tcase_add_test(tc, a_nameless_version_can_get_a_name_again);
+	tcase_add_test(tc, open_sweeps_nameless_versions);
+	tcase_add_test(tc, each_goes_in_byte_order);
+	tcase_add_test(tc, sizes_around_pages_and_chunks);
+	tcase_add_test(tc, space_is_reused);
+	tcase_add_test(tc, a_snapshot_pins_what_it_shows);
+	tcase_add_test(tc, verify_names_the_damage);
+	tcase_add_test(tc, one_daemon_at_a_time);
+	tcase_add_test(tc, parents_are_made);
+	tcase_add_test(tc, what_is_no_store_is_refused);
+	tcase_add_test(tc, a_truncated_file_is_no_crash);
+	tcase_add_test(tc, a_full_disk_is_refused_cleanly);
+	tcase_add_test(tc, names_are_checked);
+	suite_add_tcase(s, tc);
+	return s;
+}
+
+int main(void)
+{
+	SRunner *runner = srunner_create(suite());
+	int failed;
+
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
