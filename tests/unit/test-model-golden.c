@@ -160,9 +160,9 @@ END_TEST
 
 int main(void)
 {
-	Suite *suite = suite_create("model-golden");
-	TCase *tc = tcase_create("golden");
 	SRunner *runner;
+	Suite *suite;
+	TCase *tc;
 	char path[4096];
 	int failed;
 
@@ -176,6 +176,8 @@ int main(void)
 		fprintf(stderr, "%s: cannot be read\n", path);
 		return EXIT_FAILURE;
 	}
+	suite = suite_create("model-golden");
+	tc = tcase_create("golden");
 	tcase_set_timeout(tc, 600);
 	tcase_add_test(tc, f32_equals_transformers);
 	tcase_add_test(tc, int8_is_close);

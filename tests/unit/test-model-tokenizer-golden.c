@@ -159,9 +159,9 @@ END_TEST
 int main(void)
 {
 	const char *source = setting("top_srcdir");
-	Suite *suite = suite_create("model-tokenizer-golden");
-	TCase *tests = tcase_create("golden");
 	SRunner *runner;
+	Suite *suite;
+	TCase *tests;
 	char path[4096];
 	int failed;
 
@@ -175,6 +175,8 @@ int main(void)
 		printf("%s cannot be read\n", path);
 		return EXIT_FAILURE;
 	}
+	suite = suite_create("model-tokenizer-golden");
+	tests = tcase_create("golden");
 	tcase_set_timeout(tests, 120);
 	tcase_add_test(tests, cases_of_the_file);
 	tcase_add_test(tests, chat_of_the_file);
