@@ -1,10 +1,18 @@
-# Tests of the compute ops: every backend against the scalar reference.
+# Tests of the compute ops: every backend against the scalar reference; what a token is drawn from.
 if HAVE_CHECK
-kernel_tests = tests/kernels/test-ops
+kernel_tests = tests/kernels/test-ops tests/kernels/test-sample
 check_PROGRAMS += $(kernel_tests)
 TESTS += $(kernel_tests)
 
 tests_kernels_test_ops_SOURCES = tests/kernels/test-ops.c tests/kernels/fixture.c tests/kernels/fixture.h
 tests_kernels_test_ops_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_kernels_test_ops_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
+tests_kernels_test_sample_SOURCES = tests/kernels/test-sample.c tests/kernels/fixture.c tests/kernels/fixture.h
+tests_kernels_test_sample_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_kernels_test_sample_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
 endif
+
+# Achieved and attainable speed of every op: make tests/bench/ops
+EXTRA_PROGRAMS += tests/bench/ops
+tests_bench_ops_SOURCES = tests/bench/ops.c tests/bench/peak.c tests/bench/peak.h
+tests_bench_ops_LDADD = daemon/os/libos.la daemon/base/libbase.la kernels/libkernels.la -lm
