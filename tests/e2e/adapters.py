@@ -49,10 +49,15 @@ def safetensors(items, header_changes=None):
 
 
 def write(folder, conf=None, items=None, raw=None):
-    """A PEFT folder at `folder`; raw are the bytes of its safetensors file where they are not made from items."""
+    """A PEFT folder at `folder`; raw are the bytes of its safetensors file where they are not made from items.
+
+    The configuration names the layers that items has tensors of, as PEFT's would.
+    """
     os.makedirs(folder)
+    items = tensors() if items is None else items
+    conf = {"layers_to_transform": sorted({int(k.split(".")[4]) for k in items}), **(conf or {})}
     with open(f"{folder}/adapter_config.json", "w") as f:
-        json.dump(config(**(conf or {})), f)
+        json.dump(config(**conf), f)
     with open(f"{folder}/adapter_model.safetensors", "wb") as f:
-        f.write(safetensors(items if items is not None else tensors()) if raw is None else raw)
+        f.write(safetensors(items) if raw is None else raw)
     return folder

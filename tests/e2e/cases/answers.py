@@ -152,7 +152,7 @@ def text_streams_to_stdout(world, d):
 
 @case(daemon="gguf")
 def finish_reasons(world, d):
-    got = d.generate("--chat", "-n", 200, "--prompt", PROMPT)
+    got = d.generate("--chat", "-n", 200, "--adapter", "list", "--prompt", PROMPT)
     check_equal(got["finish_reason"], "stop", "finish of a whole answer")
     check(got["tokens"][-1] in (0, 2) and "<|im_end|>" not in got["text"], "tokens hold the stop id, text does not:", got)
     got = d.generate("-n", 5, "--ignore-eos", "--prompt", PROMPT)

@@ -202,9 +202,9 @@ CONFIGS = [
     ("threads = 2\nthreads = 3\n", r"threads"),
     ("context =\n", r"context"),
     ("precision = f64\n", r"f64"),
-    ("device-memory = 1G\n", r"device-memory"),
-    ("a\0b = 1\n", r"line 1|:1|key"),
-    ("x" * 100000 + "\n", r"line 1|:1|long|key"),
+    ("device-memory = 1G\ndevice_memory = 1G\n", r"device.memory"),
+    ("a\0b = 1\n", r"conf8.*NUL"),
+    ("x" * 100000 + "\n", r"conf9.*65536"),
 ]
 
 

@@ -231,7 +231,7 @@ def every_truncation_is_refused(world, d):
     whole = adapters.safetensors(adapters.tensors(rank=1, layers=range(1)))
     for i in range(40):
         cut = len(whole) * i // 40
-        folder = adapters.write(f"{world.scratch}/cut{i}", dict(r=1), raw=whole[:cut])
+        folder = adapters.write(f"{world.scratch}/cut{i}", dict(r=1, layers_to_transform=[0]), raw=whole[:cut])
         d.ctl("import", "--name", "cut", folder).refused(".")
 
 
