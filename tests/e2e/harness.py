@@ -204,6 +204,15 @@ class World:
     def adapter(self, name):
         return f"{self.source}/tests/adapters/{name}"
 
+    def installed(self, name):
+        """Path of a file of this name as `make install` puts it, in a scratch root made on first use."""
+        root = f"{self.root}/installed"
+        if not os.path.isdir(root):
+            call(["make", "-C", self.build, "-s", "install", f"DESTDIR={root}"]).ok()
+        found = [f"{folder}/{name}" for folder, _, files in os.walk(root) if name in files]
+        check(found, f"make install installs no {name}")
+        return found[0]
+
     @contextlib.contextmanager
     def of_case(self, name):
         """A scratch folder and the case's own daemons, gone when it ends."""

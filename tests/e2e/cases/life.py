@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 
 from cases.contract import refused_start
@@ -20,6 +21,39 @@ def ready_once_and_nothing_else_on_stdout(world):
     check(os.path.isdir(d.store) and os.path.exists(d.socket) and os.path.exists(d.socket + ".control"), "store, socket or control socket is missing")
     d.generate("-n", 2, *P)
     check_equal(d.term(), b"", "more on stdout than READY")
+
+
+@case
+def a_users_default_places(world):
+    """Without --socket and --store: $XDG_RUNTIME_DIR/lorad/lorad.sock and $XDG_STATE_HOME/lorad, for daemon and clients."""
+    home = tempfile.mkdtemp(prefix="lorad-user-")
+    user = {}
+    if os.geteuid() == 0:  # root's places are the system's: be nobody, who may not see this build and this model
+        user = dict(user=65534, group=65534, extra_groups=[])
+    lorad, loractl, model = f"{home}/lorad", f"{home}/loractl", f"{home}/model.gguf"
+    for source, target in ((world.installed("lorad"), lorad), (world.installed("loractl"), loractl), (world.model, model),
+                           (world.installed("libloraclient.so.0"), f"{home}/libloraclient.so.0")):
+        shutil.copy(source, target)
+        os.chmod(target, 0o755)
+    env = dict(os.environ, XDG_RUNTIME_DIR=f"{home}/run", XDG_STATE_HOME=f"{home}/state", LD_LIBRARY_PATH=home)
+    for folder in (home, f"{home}/run"):
+        os.makedirs(folder, exist_ok=True)
+        if user:
+            os.chown(folder, 65534, 65534)
+    with open(f"{world.scratch}/log", "wb") as log:
+        p = subprocess.Popen([lorad, "--model", model], stdout=subprocess.PIPE, stderr=log, env=env, cwd="/", **user)
+    try:
+        check_equal(p.stdout.readline(), b"READY\n", "stdout")
+        for path in ("run/lorad/lorad.sock", "run/lorad/lorad.sock.control", "state/lorad"):
+            check(os.path.exists(f"{home}/{path}"), f"{path} is missing")
+        for verb in (["generate", "-n", 2, *P], ["status"], ["import", world.adapter("json")] if not user else ["list"]):
+            call([loractl, *verb], env=env, cwd="/", **user).ok()
+        p.terminate()
+        check_equal(p.wait(timeout=10), 0, "exit status after SIGTERM")
+    finally:
+        p.kill()
+        p.communicate()
+        shutil.rmtree(home)
 
 
 @case
@@ -275,18 +309,17 @@ def lorabench_reports(world, d):
 @case(daemon="gguf")
 def the_c_example_streams(world, d):
     """As built here, and compiled again from its source by the installed header, library and pkg-config file."""
-    example = f"{world.build}/libclient/examples/stream"
-    got = call([example, d.socket, "Hello"], 60)
-    check(got.status == 0 and got.out.strip(), "the example:", got)
-    root = f"{world.scratch}/root"
-    call(["make", "-C", world.build, "-s", "install", f"DESTDIR={root}"], 120).ok()
-    pc = subprocess.run(["find", root, "-name", "loraclient.pc"], capture_output=True, text=True).stdout.strip()
-    check(pc, "loraclient.pc is not installed")
-    env = dict(os.environ, PKG_CONFIG_PATH=os.path.dirname(pc), PKG_CONFIG_SYSROOT_DIR=root)
-    flags = call(["pkg-config", "--cflags", "--libs", "loraclient"], env=env).ok().out.split()
-    library = subprocess.run(["find", root, "-name", "libloraclient.so"], capture_output=True, text=True).stdout.strip()
+    runtime = f"{world.scratch}/run"
+    os.makedirs(f"{runtime}/lorad")
+    os.symlink(d.socket, f"{runtime}/lorad/lorad.sock")
+    env = dict(os.environ, XDG_RUNTIME_DIR=runtime)
+    got = call([f"{world.build}/libclient/examples/stream", "pirate", "Hello"], 60, env=env).ok()
+    check(got.out.startswith("Arr"), "the example with the pirate adapter:", got)
+    call([f"{world.build}/libclient/examples/stream", "missing", "Hello"], 60, env=env).refused("missing")
+    pc = world.installed("loraclient.pc")
+    pc_env = dict(os.environ, PKG_CONFIG_PATH=os.path.dirname(pc), PKG_CONFIG_SYSROOT_DIR=f"{world.root}/installed")
+    flags = call(["pkg-config", "--cflags", "--libs", "loraclient"], env=pc_env).ok().out.split()
     call(["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", f"{world.scratch}/stream", f"{world.source}/libclient/examples/stream.c", *flags]).ok()
-    with_library = dict(os.environ, LD_LIBRARY_PATH=os.path.dirname(library))
-    again = call([f"{world.scratch}/stream", d.socket, "Hello"], 60, env=with_library)
+    again = call([f"{world.scratch}/stream", "pirate", "Hello"], 60, env=dict(env, LD_LIBRARY_PATH=os.path.dirname(world.installed("libloraclient.so"))))
     check_equal((again.status, again.out), (0, got.out), "the example compiled against the installed library")
     check(len(open(f"{world.source}/libclient/examples/stream.c").readlines()) <= 60, "the example has more than 60 lines")
