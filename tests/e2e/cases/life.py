@@ -31,8 +31,9 @@ def a_users_default_places(world):
     if os.geteuid() == 0:  # root's places are the system's: be nobody, who may not see this build and this model
         user = dict(user=65534, group=65534, extra_groups=[])
     lorad, loractl, model = f"{home}/lorad", f"{home}/loractl", f"{home}/model.gguf"
-    for source, target in ((world.installed("lorad"), lorad), (world.installed("loractl"), loractl), (world.model, model),
-                           (world.installed("libloraclient.so.0"), f"{home}/libloraclient.so.0")):
+    libraries = os.path.dirname(world.installed("libloraclient.so"))
+    copies = [(world.installed("lorad"), lorad), (world.installed("loractl"), loractl), (world.model, model)]
+    for source, target in copies + [(f"{libraries}/{f}", f"{home}/{f}") for f in os.listdir(libraries) if ".so" in f]:
         shutil.copy(source, target)
         os.chmod(target, 0o755)
     env = dict(os.environ, XDG_RUNTIME_DIR=f"{home}/run", XDG_STATE_HOME=f"{home}/state", LD_LIBRARY_PATH=home)
