@@ -205,11 +205,11 @@ class World:
         return f"{self.source}/tests/adapters/{name}"
 
     def installed(self, name):
-        """Path of a file of this name as `make install` puts it, in a scratch root made on first use."""
+        """Path of the installed file that ends so (`bin/loractl`), in a scratch root made on first use."""
         root = f"{self.root}/installed"
         if not os.path.isdir(root):
             call(["make", "-C", self.build, "-s", "install", f"DESTDIR={root}"]).ok()
-        found = [f"{folder}/{name}" for folder, _, files in os.walk(root) if name in files]
+        found = [f"{folder}/{f}" for folder, _, files in os.walk(root) for f in files if f"{folder}/{f}".endswith("/" + name)]
         check(found, f"make install installs no {name}")
         return found[0]
 

@@ -32,7 +32,7 @@ def a_users_default_places(world):
         user = dict(user=65534, group=65534, extra_groups=[])
     lorad, loractl, model = f"{home}/lorad", f"{home}/loractl", f"{home}/model.gguf"
     libraries = os.path.dirname(world.installed("libloraclient.so"))
-    copies = [(world.installed("lorad"), lorad), (world.installed("loractl"), loractl), (world.model, model)]
+    copies = [(world.installed("sbin/lorad"), lorad), (world.installed("bin/loractl"), loractl), (world.model, model)]
     for source, target in copies + [(f"{libraries}/{f}", f"{home}/{f}") for f in os.listdir(libraries) if ".so" in f]:
         shutil.copy(source, target)
         os.chmod(target, 0o755)
