@@ -3,11 +3,14 @@ STORE_TEST_LIBS = daemon/store/libstore.la daemon/os/libos.la daemon/format/libf
 	daemon/base/libbase.la $(CHECK_LIBS)
 EXTRA_DIST += tests/unit/store-util.h
 if HAVE_CHECK
-check_PROGRAMS += tests/unit/test-store-store tests/unit/test-store-pager
-TESTS += tests/unit/test-store-store tests/unit/test-store-pager
+store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache
+check_PROGRAMS += $(store_tests)
+TESTS += $(store_tests)
 tests_unit_test_store_store_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_store_store_LDADD = $(STORE_TEST_LIBS)
 tests_unit_test_store_pager_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_store_pager_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=uring_reap,--wrap=pread,--wrap=store_open_direct
 tests_unit_test_store_pager_LDADD = $(STORE_TEST_LIBS)
+tests_unit_test_cache_cache_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_cache_cache_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
 endif

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+/* Adapter residency: joined page-ins, holds and references, eviction, failures, and many threads at once. */
+#include "tests/unit/store-util.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "daemon/cache/cache.h"
+#include "kernels/kernels.h"
+
+#define REGION_BYTES ((size_t)32 << 20)
+#define RANK 8u
+#define CHARGE ((size_t)POOL_PAGE) /* what one of these small adapters takes */
+
+static char *folder;
+static struct store *store;
+static uint8_t *region;
+static struct pool *pool;
+static struct pager *pager;
+static struct cache *cache;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t moved = PTHREAD_COND_INITIALIZER;
+static unsigned changes;
+
+static void on_changed(void *userdata)
+{
+	(void)userdata;
+	pthread_mutex_lock(&lock);
+	++changes;
+	pthread_cond_broadcast(&moved);
+	pthread_mutex_unlock(&lock);
+}
+
+/* An adapter of one module; every number of its A is the seed. */
+static void add(const char *name, uint64_t seed, const struct image_geometry *geometry)
+{
+	struct image_module m = { .module = 0, .rank = RANK, .dtype = KERN_F32, .scale = 1 };
+	struct store_record record = test_record(seed, IMAGE_PAGE);
+	float *numbers;
+	uint8_t *payload;
+
+	ck_assert_int_eq(image_plan(&m, 1, geometry, &record.payload_bytes, NULL), 0);
+	record.n_modules = 1;
+	record.max_rank = RANK;
+	record.geometry = *geometry;
+	payload = aligned_alloc(IMAGE_PAGE, record.payload_bytes);
+	numbers = calloc((size_t)RANK * (m.in > m.out ? m.in : m.out), sizeof(*numbers));
+	image_begin(payload, record.payload_bytes, &m, 1);
+	ck_assert_int_eq(image_put_b(payload, &m, numbers, "b", NULL), 0);
+	for (size_t i = 0; i < (size_t)RANK * m.in; ++i)
+		numbers[i] = (float)seed;
+	ck_assert_int_eq(image_put_a(payload, &m, numbers, "a", NULL), 0);
+	ck_assert_int_eq(store_put(store, name, true, &record, TEST_CONFIG, payload, NULL), 0);
+	free(numbers);
+	free(payload);
+}
+
+static void setup_with(size_t host_bytes)
+{
+	struct cache_options options = { .host_bytes = host_bytes, .geometry = *test_geometry(), .changed = on_changed };
+	struct pager_options pager_options = {};
+
+	folder = test_folder();
+	store = test_open(folder);
+	region = mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ck_assert_ptr_ne(region, MAP_FAILED);
+	ck_assert_int_eq(pool_new(&pool, (void *)(((uintptr_t)region + (2u << 20) - 1) & ~(uintptr_t)((2u << 20) - 1)),
+				  REGION_BYTES), 0);
+	pager_options.region = region;
+	pager_options.region_bytes = 2 * REGION_BYTES;
+	ck_assert_int_eq(pager_new(&pager, store, &pager_options), 0);
+	options.store = store;
+	options.pager = pager;
+	options.pool = pool;
+	ck_assert_int_eq(cache_new(&cache, &options), 0);
+}
+
+/* Room for three. */
+static void setup(void)
+{
+	setup_with(3 * CHARGE);
+}
+
+static void teardown(void)
+{
+	pager_free(pager);
+	cache_free(cache);
+	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), 0);
+	pool_free(pool);
+	munmap(region, 2 * REGION_BYTES);
+	store_close(store);
+	test_folder_free(folder);
+}
+
+static struct cache_adapter *get(uint64_t seed)
+{
+	const struct store_digest digest = test_digest(seed);
+	struct cache_adapter *adapter = NULL;
+
+	ck_assert_int_eq(cache_get(cache, &digest, &adapter), CACHE_OK);
+	return adapter;
+}
+
+/* As the step loop does it: ask, and ask again after each change. */
+static int hold(struct cache_adapter *adapter, struct diag *diag)
+{
+	unsigned seen;
+	int r;
+
+	for (;;) {
+		pthread_mutex_lock(&lock);
+		seen = changes;
+		pthread_mutex_unlock(&lock);
+		r = cache_hold(cache, adapter, diag);
+		if (r != CACHE_E_PENDING)
+			return r;
+		pthread_mutex_lock(&lock);
+		while (changes == seen)
+			pthread_cond_wait(&moved, &lock);
+		pthread_mutex_unlock(&lock);
+	}
+}
+
+static void assert_content(const struct cache_adapter *adapter, uint64_t seed)
+{
+	const struct step_lora *lora = cache_lora(adapter);
+	const float *a = lora->modules[0].a;
+
+	ck_assert_uint_eq(lora->max_rank, RANK);
+	ck_assert_ptr_null(lora->modules[1].a);
+	for (size_t i = 0; i < 64; ++i)
+		ck_assert_float_eq(a[i], (float)seed);
+}
+
+static enum cache_state state_of(uint64_t seed)
+{
+	const struct store_digest digest = test_digest(seed);
+	struct store_record record;
+
+	ck_assert_int_eq(store_record(store, &digest, &record), 0);
+	return cache_state(cache, &record);
+}
+
+/* Makes it resident and lets go of it at once. */
+static int touch(uint64_t seed)
+{
+	struct cache_adapter *adapter = get(seed);
+	int r = hold(adapter, NULL);
+
+	if (r == CACHE_OK) {
+		assert_content(adapter, seed);
+		cache_unhold(cache, adapter);
+	}
+	cache_put(cache, adapter);
+	return r;
+}
+
+static struct cache_stats stats(void)
+{
+	struct cache_stats s;
+
+	cache_read_stats(cache, &s);
+	return s;
+}
+
+START_TEST(a_hold_brings_it_in)
+{
+	struct cache_adapter *one, *same;
+
+	add("a", 1, test_geometry());
+	ck_assert_int_eq(state_of(1), CACHE_STORE);
+	one = get(1);
+	same = get(1);
+	ck_assert_ptr_eq(one, same);
+	ck_assert_int_eq(hold(one, NULL), CACHE_OK);
+	ck_assert_int_eq(cache_hold(cache, same, NULL), CACHE_OK);
+	ck_assert_int_eq(state_of(1), CACHE_DEVICE);
+	assert_content(one, 1);
+	ck_assert_uint_gt(cache_load_ns(one), 0);
+	cache_unhold(cache, one);
+	cache_unhold(cache, same);
+	cache_put(cache, one);
+	cache_put(cache, same);
+	ck_assert_int_eq(state_of(1), CACHE_DEVICE);
+	ck_assert_int_eq(touch(1), CACHE_OK);
+	ck_assert_uint_eq(stats().loads, 1);
+	ck_assert_uint_eq(stats().misses, 2);
+	ck_assert_uint_eq(stats().hits_device, 1);
+}
+END_TEST
+
+START_TEST(least_recently_used_goes_first)
+{
+	for (uint64_t i = 1; i <= 4; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%d", (int)i);
+		add(name, i, test_geometry());
+	}
+	for (uint64_t i = 1; i <= 3; ++i)
+		ck_assert_int_eq(touch(i), CACHE_OK);
+	ck_assert_int_eq(touch(1), CACHE_OK);
+	ck_assert_int_eq(touch(4), CACHE_OK);
+	ck_assert_int_eq(state_of(1), CACHE_DEVICE);
+	ck_assert_int_eq(state_of(2), CACHE_STORE);
+	ck_assert_int_eq(state_of(3), CACHE_DEVICE);
+	ck_assert_uint_eq(stats().evictions, 1);
+	ck_assert_uint_eq(stats().resident_bytes, 3 * CHARGE);
+	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), 3 * CHARGE);
+}
+END_TEST
+
+START_TEST(what_is_held_or_pinned_stays)
+{
+	const struct store_digest digest = test_digest(3);
+	struct cache_adapter *held[2], *more;
+	struct diag diag = { "" };
+
+	for (uint64_t i = 1; i <= 4; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%d", (int)i);
+		add(name, i, test_geometry());
+	}
+	for (uint64_t i = 0; i < 2; ++i) {
+		held[i] = get(i + 1);
+		ck_assert_int_eq(hold(held[i], NULL), CACHE_OK);
+	}
+	ck_assert_int_eq(cache_pin(cache, &digest, true), CACHE_OK);
+	ck_assert(cache_is_pinned(cache, &digest));
+	ck_assert_int_eq(touch(3), CACHE_OK);
+	more = get(4);
+	ck_assert_int_eq(cache_hold(cache, more, &diag), CACHE_E_NO_ROOM);
+	ck_assert_str_ne(diag.text, "");
+	ck_assert(!cache_shrink(cache, 1));
+	for (uint64_t i = 0; i < 2; ++i)
+		assert_content(held[i], i + 1);
+	ck_assert_int_eq(cache_pin(cache, &digest, false), CACHE_OK);
+	ck_assert_int_eq(hold(more, NULL), CACHE_OK);
+	ck_assert_int_eq(state_of(3), CACHE_STORE);
+	for (uint64_t i = 0; i < 2; ++i) {
+		cache_unhold(cache, held[i]);
+		cache_put(cache, held[i]);
+	}
+	cache_unhold(cache, more);
+	cache_put(cache, more);
+	ck_assert(cache_shrink(cache, 2 * CHARGE));
+	ck_assert_uint_eq(stats().resident, 1);
+}
+END_TEST
+
+START_TEST(a_failure_is_told_to_those_who_waited)
+{
+	struct cache_adapter *waiting[2];
+	struct diag diag = { "" };
+	uint64_t at;
+
+	add("a", 1, test_geometry());
+	at = test_chunk_offset(store, 1, 0) + 5000;
+	test_flip(store, at);
+	waiting[0] = get(1);
+	waiting[1] = get(1);
+	ck_assert_int_eq(cache_hold(cache, waiting[0], NULL), CACHE_E_PENDING);
+	ck_assert_int_eq(hold(waiting[0], &diag), CACHE_E_FAILED);
+	ck_assert_ptr_nonnull(strstr(diag.text, "checksum"));
+	ck_assert_int_eq(hold(waiting[1], &diag), CACHE_E_FAILED);
+	ck_assert_uint_eq(stats().failures, 1);
+	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), 0);
+	cache_put(cache, waiting[0]);
+	cache_put(cache, waiting[1]);
+	/* repaired: the next one tries again */
+	test_flip(store, at);
+	ck_assert_int_eq(touch(1), CACHE_OK);
+}
+END_TEST
+
+START_TEST(removal_spares_those_who_use_it)
+{
+	const struct store_digest digest = test_digest(1);
+	struct cache_adapter *user, *late = NULL;
+
+	add("a", 1, test_geometry());
+	user = get(1);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(hold(user, NULL), CACHE_OK);
+	assert_content(user, 1);
+	cache_unhold(cache, user);
+	cache_put(cache, user);
+	add("b", 2, test_geometry());
+	ck_assert_int_eq(cache_get(cache, &digest, &late), CACHE_E_NOT_FOUND);
+	ck_assert_int_eq(cache_prefetch(cache, &digest, NULL), CACHE_E_NOT_FOUND);
+}
+END_TEST
+
+START_TEST(what_never_fits_is_refused)
+{
+	struct image_geometry other = *test_geometry();
+	struct cache_adapter *adapter;
+	struct diag diag = { "" };
+
+	other.hidden = 128;
+	other.head_dim = 32;
+	add("a", 1, &other);
+	ck_assert_int_eq(state_of(1), CACHE_UNFIT);
+	adapter = get(1);
+	ck_assert_int_eq(cache_hold(cache, adapter, &diag), CACHE_E_UNFIT);
+	cache_put(cache, adapter);
+	ck_assert_int_eq(test_put(store, "b", 2, 4 * CHARGE, false, NULL), 0);
+	adapter = get(2);
+	ck_assert_int_eq(cache_hold(cache, adapter, &diag), CACHE_E_TOO_LARGE);
+	ck_assert_str_ne(diag.text, "");
+	cache_put(cache, adapter);
+	/* a payload whose sums are right, but which is no image of this model */
+	ck_assert_int_eq(test_put(store, "c", 3, CHARGE, false, NULL), 0);
+	adapter = get(3);
+	ck_assert_int_eq(hold(adapter, &diag), CACHE_E_FAILED);
+	cache_put(cache, adapter);
+}
+END_TEST
+
+START_TEST(a_prefetch_needs_nobody)
+{
+	const struct store_digest digest = test_digest(1);
+	int r;
+
+	add("a", 1, test_geometry());
+	ck_assert_int_eq(cache_prefetch(cache, &digest, NULL), CACHE_E_PENDING);
+	do
+		r = cache_prefetch(cache, &digest, NULL);
+	while (r == CACHE_E_PENDING);
+	ck_assert_int_eq(r, CACHE_OK);
+	ck_assert_int_eq(touch(1), CACHE_OK);
+	ck_assert_uint_eq(stats().loads, 1);
+	ck_assert_uint_eq(stats().hits_device, 1);
+}
+END_TEST
+
+/* ---- many threads ---- */
+
+enum { THREADS = 4, ADAPTERS = 12, ROUNDS = 300 };
+
+static void *use_at_random(void *userdata)
+{
+	uint64_t x = (uintptr_t)userdata;
+
+	for (unsigned i = 0; i < ROUNDS; ++i) {
+		uint64_t seed;
+		int r;
+
+		test_fill(&seed, sizeof(seed), x * ROUNDS + i);
+		seed = seed % ADAPTERS + 1;
+		r = touch(seed);
+		ck_assert_msg(r == CACHE_OK || r == CACHE_E_NO_ROOM, "%d", r);
+	}
+	return NULL;
+}
+
+START_TEST(threads_fault_and_evict)
+{
+	pthread_t threads[THREADS];
+	struct cache_stats s;
+
+	for (uint64_t i = 1; i <= ADAPTERS; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%d", (int)i);
+		add(name, i, test_geometry());
+	}
+	for (uintptr_t i = 0; i < THREADS; ++i)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, use_at_random, (void *)i), 0);
+	for (size_t i = 0; i < THREADS; ++i)
+		pthread_join(threads[i], NULL);
+	s = stats();
+	ck_assert_uint_le(s.resident, 3);
+	ck_assert_uint_eq(s.loading, 0);
+	ck_assert_uint_eq(s.failures, 0);
+	ck_assert_uint_eq(s.hits_device + s.misses, THREADS * ROUNDS);
+	ck_assert_uint_eq(s.loads, s.evictions + s.resident);
+}
+END_TEST
+
+static void *hold_once(void *userdata)
+{
+	struct cache_adapter *adapter = userdata;
+
+	ck_assert_int_eq(hold(adapter, NULL), CACHE_OK);
+	return NULL;
+}
+
+START_TEST(faults_for_one_version_join)
+{
+	pthread_t threads[THREADS];
+	struct cache_adapter *adapter;
+
+	add("a", 1, test_geometry());
+	adapter = get(1);
+	for (size_t i = 0; i < THREADS; ++i)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, hold_once, adapter), 0);
+	for (size_t i = 0; i < THREADS; ++i)
+		pthread_join(threads[i], NULL);
+	ck_assert_uint_eq(stats().loads, 1);
+	for (size_t i = 0; i < THREADS; ++i)
+		cache_unhold(cache, adapter);
+	cache_put(cache, adapter);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("cache");
+	TCase *tc = tcase_create("cache");
+
+	tcase_set_timeout(tc, 120);
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, a_hold_brings_it_in);
+	tcase_add_test(tc, least_recently_used_goes_first);
+	tcase_add_test(tc, what_is_held_or_pinned_stays);
+	tcase_add_test(tc, a_failure_is_told_to_those_who_waited);
+	tcase_add_test(tc, removal_spares_those_who_use_it);
+	tcase_add_test(tc, what_never_fits_is_refused);
+	tcase_add_test(tc, a_prefetch_needs_nobody);
+	tcase_add_test(tc, threads_fault_and_evict);
+	tcase_add_test(tc, faults_for_one_version_join);
+	suite_add_tcase(s, tc);
+	return s;
+}
+
+int main(void)
+{
+	SRunner *runner = srunner_create(suite());
+	int failed;
+
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
