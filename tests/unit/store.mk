@@ -17,3 +17,9 @@ tests_unit_test_cache_cache_LDADD = daemon/cache/libcache.la daemon/model/libmod
 tests_unit_test_import_import_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_import_import_LDADD = daemon/import/libimport.la $(STORE_TEST_LIBS)
 endif
+
+# Kills a writer in mid-import; needs no Check.
+check_PROGRAMS += tests/stress/store-crash
+TESTS += tests/stress/store-crash
+tests_stress_store_crash_LDADD = daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la \
+	kernels/libkernels.la daemon/base/libbase.la
