@@ -80,10 +80,18 @@ static void end_call(struct control_call *call)
 	control_peer_go_on(peer);
 }
 
-/* Takes over the message and the descriptors. */
+static char *text_of(const json_t *message)
+{
+	char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+
+	return text ? text : strdup("{\"error\":\"" METHOD_PREFIX "Failed\",\"parameters\":{\"code\":5,\"message\":"
+				    "\"the answer could not be put together\"}}");
+}
+
+/* Takes over the message and the descriptors. A caller that waits gets something in any case. */
 static void send_message(struct control_call *call, json_t *message, const int *fds, size_t n_fds)
 {
-	char *text = call->peer && message ? json_dumps(message, JSON_COMPACT) : NULL;
+	char *text = call->peer ? text_of(message) : NULL;
 
 	json_decref(message);
 	if (text)

@@ -290,7 +290,7 @@ static int read_conf(struct options *options, const struct options_environment *
 {
 	const char *path = options->config ? options->config : environment->config;
 	_cleanup_free_ char *text = NULL;
-	size_t bytes;
+	size_t bytes = 0;
 	int r;
 
 	if (!path || (!options->config && access(path, F_OK) != 0))

@@ -177,7 +177,7 @@ static int pool_size_wanted(const struct server *server, uint64_t *ret, struct d
 static int make_pool(struct server *server, struct diag *diag)
 {
 	struct parts *parts = &server->parts;
-	uint64_t bytes;
+	uint64_t bytes = 0;
 	int r;
 
 	r = pool_size_wanted(server, &bytes, diag);

@@ -242,7 +242,7 @@ static int fill_request(const struct admit *admit, struct request *request, uint
 			struct diag *diag)
 {
 	const struct ipc_request *ipc = request->ipc;
-	uint32_t vocab = model_config(admit->model)->geometry.vocab, room;
+	uint32_t vocab = model_config(admit->model)->geometry.vocab, room = 0;
 	int r;
 
 	r = judge_length(admit, ipc, n_tokens, &room, diag);
