@@ -191,9 +191,9 @@ static bool read_some(struct control_peer *peer)
 	if (n < 0)
 		return would_block() || errno == EINTR;
 	fds = wire_take_fds(&message, peer->fds + peer->n_fds, CONTROL_FDS_MAX - peer->n_fds);
-	if (n == 0 || fds < 0)
+	peer->n_fds += fds > 0 ? (size_t)fds : 0;
+	if (n == 0 || fds < 0 || message.msg_flags & MSG_CTRUNC)
 		return false;
-	peer->n_fds += (size_t)fds;
 	peer->n_in += (size_t)n;
 	return true;
 }

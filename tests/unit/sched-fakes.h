@@ -15,11 +15,13 @@
 struct cache_adapter {
 	uint8_t number;
 	int result;               /* of cache_hold() */
-	unsigned refs, holds, asked;
+	_Atomic unsigned refs;
+	unsigned holds, asked;
 };
 
 struct ipc_session {
-	unsigned refs, flushes;
+	_Atomic unsigned refs;    /* as in ipc, taken and dropped on several threads */
+	unsigned flushes;
 	unsigned room;            /* tokens and scores that may still be sent */
 	bool gone;
 	/* what was sent, by order */
@@ -43,7 +45,7 @@ struct fakes {
 	struct step_stats last;
 	struct cache_adapter adapter[8];  /* "a0" to "a7" */
 	int (*draw)(uint32_t hash);       /* the token of a draw; default: printable letters by hash */
-	unsigned requests;                /* alive */
+	_Atomic unsigned requests;        /* alive */
 };
 
 extern struct fakes fakes;
