@@ -111,7 +111,7 @@ int uring_set_buffer(struct uring *uring, unsigned buffer, void *p, size_t bytes
 	return r < 0 ? r : 0;
 }
 
-/** uring_read() - queue a read; it starts with the next uring_wait(). -EBUSY: more than the ring's entries */
+/** uring_read() - queue a read; it starts with the next uring_start() or uring_wait(). -EBUSY: more than the ring's entries */
 int uring_read(struct uring *uring, const struct uring_read *read)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
@@ -127,12 +127,22 @@ int uring_read(struct uring *uring, const struct uring_read *read)
 	return 0;
 }
 
+/* What the kernel asks to be tried again. */
+static int unless_passing(int r)
+{
+	return r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY ? r : 0;
+}
+
+/** uring_start() - start what is queued; nothing queued costs nothing */
+int uring_start(struct uring *uring)
+{
+	return io_uring_sq_ready(&uring->ring) ? unless_passing(io_uring_submit(&uring->ring)) : 0;
+}
+
 /** uring_wait() - start what is queued and sleep until a read is done */
 int uring_wait(struct uring *uring)
 {
-	int r = io_uring_submit_and_wait(&uring->ring, 1);
-
-	return r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY ? r : 0;
+	return unless_passing(io_uring_submit_and_wait(&uring->ring, 1));
 }
 
 /** uring_reap() - the next read that is done, if there is one: bytes read, or -errno */

@@ -31,6 +31,7 @@ int uring_init(struct uring *uring, unsigned entries, const int *fds, unsigned n
 void uring_deinit(struct uring *uring);
 int uring_set_buffer(struct uring *uring, unsigned buffer, void *p, size_t bytes);
 int uring_read(struct uring *uring, const struct uring_read *read);
+int uring_start(struct uring *uring);
 int uring_wait(struct uring *uring);
 bool uring_reap(struct uring *uring, uint64_t *ret_tag, int *ret_result);
 

@@ -7,8 +7,8 @@
  * next one's pieces fill the queue while the last of this one are still out), and no load waits for a younger one.
  *
  * A load is: a snapshot that pins its pages, the header page of chunk 0 (a piece of its own, into a page of the pager's),
- * the payload pages of all chunks back to back. The header holds the sums of all chunks; each chunk is checked as soon as
- * it is complete and the header is there, while its bytes are still in the processor's cache. Any failure, read error,
+ * the payload pages of all chunks back to back. The header holds the sums of all chunks; each chunk is checked once it is
+ * complete and the header is there, but only after all reads that can be in flight are: the disk works meanwhile. Any failure, read error,
  * short read, wrong sum, ends that load only: its remaining pieces are not read, those in flight are waited for, and only
  * then is the snapshot closed and done() called. Until then the kernel may write to the target.
  *
@@ -42,6 +42,7 @@ const char *const pager_method_names[_PAGER_METHOD_N] = {
 };
 
 #define HEADER_PIECE UINT32_MAX /* reader_piece.chunk of the header page */
+#define CHECKED UINT32_MAX      /* job.missing of a chunk whose sum was right */
 
 /* A load under way. */
 struct job {
@@ -53,7 +54,8 @@ struct job {
 	uint8_t *header_page;
 	bool header_asked, header_read;
 	uint32_t next_chunk, next_at; /* the first byte not asked for yet */
-	uint32_t *missing;            /* [n_chunks] bytes not there yet */
+	uint32_t *missing;            /* [n_chunks] bytes not there yet, or CHECKED */
+	uint32_t n_checked;           /* all chunks before this one are */
 	unsigned in_flight;           /* pieces */
 	int result;
 };
@@ -179,16 +181,29 @@ static void job_fail_chunk(struct job *job, uint32_t chunk, int result, const ch
 			       job->n_chunks, (unsigned long long)job->chunks[chunk].file_offset, what);
 }
 
-/* A chunk whose last byte is there, once the sums are. */
 static void job_check_chunk(struct job *job, uint32_t chunk)
 {
-	uint32_t sum;
+	uint32_t sum = crc32c(0, chunk_target(job, chunk), job->chunks[chunk].bytes);
 
-	if (job->result || !job->header_read || job->missing[chunk])
-		return;
-	sum = crc32c(0, chunk_target(job, chunk), job->chunks[chunk].bytes);
+	job->missing[chunk] = CHECKED;
 	if (sum != job->load->header.chunk_crc[chunk])
 		job_fail_chunk(job, chunk, STORE_E_CORRUPT, "its checksum is wrong");
+}
+
+/* All chunks whose last byte is there, once the sums are. */
+static void job_check_chunks(struct job *job)
+{
+	for (uint32_t i = job->n_checked; job->header_read && i < job->n_chunks && i <= job->next_chunk; ++i) {
+		if (job->missing[i] == 0 && !job->result)
+			job_check_chunk(job, i);
+		if (job->missing[i] == CHECKED && i == job->n_checked)
+			++job->n_checked;
+	}
+}
+
+static bool job_is_done(const struct job *job)
+{
+	return job->in_flight == 0 && (job->result || job->n_checked == job->n_chunks);
 }
 
 static void job_take_header(struct job *job)
@@ -205,8 +220,6 @@ static void job_take_header(struct job *job)
 	}
 	job->load->header = *header;
 	job->header_read = true;
-	for (uint32_t i = 0; i < job->n_chunks; ++i)
-		job_check_chunk(job, i);
 }
 
 static void job_take_piece(struct job *job, const struct reader_piece *piece)
@@ -224,7 +237,6 @@ static void job_take_piece(struct job *job, const struct reader_piece *piece)
 		job_take_header(job);
 	} else {
 		job->missing[chunk] -= piece->bytes;
-		job_check_chunk(job, chunk);
 	}
 }
 
@@ -277,7 +289,7 @@ static struct pager_load *take_queued(struct pager *pager, bool *ret_stopping)
 
 static void begin_load(struct pager *pager, struct pager_load *load)
 {
-	struct job *job;
+	struct job *job = NULL;
 	int r;
 
 	load->started_ns = clock_ns();
@@ -324,21 +336,34 @@ static void submit_pieces(struct pager *pager)
 			pager->reader->ops->submit(pager->reader, piece);
 		}
 	}
+	pager->reader->ops->start(pager->reader);
 	atomic_store_explicit(&pager->method, pager->reader->method, memory_order_relaxed);
 }
 
-static void reap_pieces(struct pager *pager)
+/* Return: whether a load ended, so that another one may begin. */
+static bool check_chunks(struct pager *pager)
 {
-	struct reader_piece *piece = pager->reader->ops->reap(pager->reader, /* block= */ true);
+	bool ended = false;
+	struct job *job;
+
+	list_for_each(job, &pager->active, link) {
+		job_check_chunks(job);
+		if (job_is_done(job)) {
+			finish_job(pager, job);
+			ended = true;
+		}
+	}
+	return ended;
+}
+
+static void reap_pieces(struct pager *pager, bool block)
+{
+	struct reader_piece *piece = pager->reader->ops->reap(pager->reader, block);
 
 	for (; piece; piece = pager->reader->ops->reap(pager->reader, /* block= */ false)) {
-		struct job *job = piece->owner;
-
-		job_take_piece(job, piece);
+		job_take_piece(piece->owner, piece);
 		piece->next = pager->idle;
 		pager->idle = piece;
-		if (job->in_flight == 0 && job_all_asked(job))
-			finish_job(pager, job);
 	}
 }
 
@@ -434,7 +459,7 @@ static void *pager_main(void *userdata)
 	pthread_mutex_unlock(&pager->lock);
 	while (!r && begin_loads(pager)) {
 		submit_pieces(pager);
-		reap_pieces(pager);
+		reap_pieces(pager, /* block= */ !check_chunks(pager));
 	}
 	pager->reader = reader_free(pager->reader);
 	return (void *)(intptr_t)r;

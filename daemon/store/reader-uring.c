@@ -2,7 +2,7 @@
 /*
  * The io_uring reader
  *
- * Pieces are queued by submit() and go to the kernel together, with the next reap() that blocks. A read of the event
+ * Pieces are queued by submit() and go to the kernel together, with start() or the next reap() that blocks. A read of the event
  * file is always among them, so that one wait covers both completions and new work.
  *
  * Registered buffers save the kernel the work of pinning pages for each read (the larger part of its CPU time where
@@ -75,6 +75,13 @@ static void uring_submit(struct reader *reader, struct reader_piece *piece)
 	assert(r == 0); /* the ring has room for depth pieces and the event file */
 }
 
+static void uring_start_pieces(struct reader *reader)
+{
+	struct uring_reader *ur = container_of(reader, struct uring_reader, reader);
+
+	(void)error_origin(uring_start(&ur->uring));
+}
+
 static void arm_wake(struct uring_reader *ur)
 {
 	struct uring_read read = {
@@ -133,7 +140,7 @@ static void uring_free(struct reader *reader)
 	free(ur);
 }
 
-static const struct reader_ops uring_ops = { uring_submit, uring_reap_piece, uring_free };
+static const struct reader_ops uring_ops = { uring_submit, uring_start_pieces, uring_reap_piece, uring_free };
 
 static int init_windows(struct uring_reader *ur, const struct reader_options *options)
 {

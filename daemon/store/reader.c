@@ -58,6 +58,11 @@ static void map_submit(struct reader *reader, struct reader_piece *piece)
 	push(blocking, piece);
 }
 
+static void blocking_start(struct reader *reader)
+{
+	(void)reader;
+}
+
 static struct reader_piece *blocking_reap(struct reader *reader, bool block)
 {
 	struct blocking_reader *blocking = container_of(reader, struct blocking_reader, reader);
@@ -76,8 +81,8 @@ static void blocking_free(struct reader *reader)
 	free(container_of(reader, struct blocking_reader, reader));
 }
 
-static const struct reader_ops pread_ops = { pread_submit, blocking_reap, blocking_free };
-static const struct reader_ops map_ops = { map_submit, blocking_reap, blocking_free };
+static const struct reader_ops pread_ops = { pread_submit, blocking_start, blocking_reap, blocking_free };
+static const struct reader_ops map_ops = { map_submit, blocking_start, blocking_reap, blocking_free };
 
 /**
  * reader_new() - one way of reading

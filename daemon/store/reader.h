@@ -27,6 +27,7 @@ struct reader;
 
 struct reader_ops {
 	void (*submit)(struct reader *reader, struct reader_piece *piece);
+	void (*start)(struct reader *reader); /* have what was submitted begin, if submit() has not */
 	/* The next piece that is done. NULL: none yet; if block, only when reader->event_fd was written to. */
 	struct reader_piece *(*reap)(struct reader *reader, bool block);
 	void (*free)(struct reader *reader);

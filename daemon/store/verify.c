@@ -78,7 +78,7 @@ struct verify {
 static int verify_chunk(struct verify *verify, uint32_t number, const struct store_chunk *chunk)
 {
 	const struct image_header *header;
-	const uint8_t *value;
+	const uint8_t *value = NULL;
 	int r;
 
 	r = read_value(verify->fd, chunk, verify->buffer, &value, verify->diag);

@@ -23,3 +23,11 @@ check_PROGRAMS += tests/stress/store-crash
 TESTS += tests/stress/store-crash
 tests_stress_store_crash_LDADD = daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la \
 	kernels/libkernels.la daemon/base/libbase.la
+
+# The pager beside fio: make tests/bench/page, see docs/BENCH-paging.md.
+EXTRA_PROGRAMS += tests/bench/page
+tests_bench_page_SOURCES = tests/bench/page.c
+tests_bench_page_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=crc32c
+tests_bench_page_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tests_bench_page_LDADD = daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la \
+	kernels/libkernels.la daemon/base/libbase.la $(JANSSON_LIBS)
