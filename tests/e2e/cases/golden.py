@@ -70,7 +70,7 @@ def logprobs_gguf(world, d):
     if not world.hf:
         raise Skipped("no Hugging Face folder was given (--hf)")
     # The means are the bounds. Its largest difference, 0.6, is passed by single improbable tokens of 2,500 (up to
-    # 1.2, with bf16 and with f32 KV alike: int8 activations); docs/STATUS.md keeps that open.
+    # 1.2) through int8 activations (--precision bf16 stays under 0.3); docs/STATUS.md keeps that open.
     measured(world, d, lambda name: (0.07 if name == "base" else 0.085, 1.5))
 
 
