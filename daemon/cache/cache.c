@@ -297,7 +297,7 @@ void cache_unhold(struct cache *cache, struct cache_adapter *adapter)
 
 const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 {
-	assert(adapter->holds > 0);
+	assert(adapter->residency == RESIDENT); /* steady while the caller holds it; the count is not */
 	return &adapter->lora;
 }
 
