@@ -12,10 +12,12 @@
 #include "daemon/os/mem.h"
 #include "daemon/os/team.h"
 
+enum { PARTS_MAX = 64 };
+
 struct count {
-	unsigned n_parts_seen[16];
-	unsigned times[16]; /* written by its part only */
-	unsigned *rising;   /* what part 0 wrote before the run */
+	unsigned n_parts_seen[PARTS_MAX];
+	unsigned times[PARTS_MAX]; /* written by its part only */
+	unsigned *rising;   /* what the caller wrote before the run */
 	unsigned expected;
 };
 
@@ -24,6 +26,7 @@ static void count_parts(const void *args, unsigned part, unsigned n_parts)
 	struct count *c = *(struct count *const *)args;
 
 	ck_assert_uint_lt(part, n_parts);
+	ck_assert_uint_le(n_parts, PARTS_MAX);
 	ck_assert_uint_eq(*c->rising, c->expected);
 	c->n_parts_seen[part] = n_parts;
 	++c->times[part];
@@ -49,9 +52,9 @@ START_TEST(every_part_runs_once)
 	for (unsigned run = 1; run <= 2000; ++run) {
 		rising = count.expected = run;
 		team_run(team, count_parts, &c);
-		for (unsigned i = 0; i < n; ++i) {
+		for (unsigned i = 0; i < count.n_parts_seen[0]; ++i) {
 			ck_assert_uint_eq(count.times[i], run);
-			ck_assert_uint_eq(count.n_parts_seen[i], n);
+			ck_assert_uint_eq(count.n_parts_seen[i], count.n_parts_seen[0]);
 		}
 		if (run % 100 == 0)
 			team_rest(team);
