@@ -51,19 +51,32 @@ static inline float exp_negative(float x)
 
 static float largest(const float *x, uint32_t n)
 {
-	float lane[LANES], most = -INFINITY;
+	float lane[4 * LANES], most = -INFINITY;
 	uint32_t i = 0;
 
-	for (unsigned j = 0; j < LANES; j++)
+	for (unsigned j = 0; j < 4 * LANES; j++)
 		lane[j] = -INFINITY;
-	for (; i + LANES <= n; i += LANES)
-		for (unsigned j = 0; j < LANES; j++)
-			lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+	for (; i + 4 * LANES <= n; i += 4 * LANES) {
+		const float *at = x + i; /* indices that may wrap would become gathers */
+		for (unsigned j = 0; j < 4 * LANES; j++)
+			lane[j] = at[j] > lane[j] ? at[j] : lane[j];
+	}
 	for (; i < n; i++)
 		most = x[i] > most ? x[i] : most;
+	for (unsigned width = 2 * LANES; width > 0; width /= 2)
+		for (unsigned j = 0; j < width; j++)
+			lane[j] = lane[j + width] > lane[j] ? lane[j + width] : lane[j];
+	return lane[0] > most ? lane[0] : most;
+}
+
+/* Whether any of 16 numbers reaches a limit. */
+static inline bool any_reaches(const float *x, float limit)
+{
+	unsigned any = 0;
+
 	for (unsigned j = 0; j < LANES; j++)
-		most = lane[j] > most ? lane[j] : most;
-	return most;
+		any |= x[j] >= limit;
+	return any;
 }
 
 static uint32_t first_of(const float *x, uint32_t n, float value)
@@ -84,9 +97,11 @@ static double weigh_chunk(const float *x, uint32_t n, float most, float inverse_
 
 	for (i = 0; i < n; i++)
 		w[i] = exp_negative((x[i] - most) * inverse_temperature);
-	for (i = 0; i + LANES <= n; i += LANES)
+	for (i = 0; i + LANES <= n; i += LANES) {
+		const float *at = w + i;
 		for (unsigned j = 0; j < LANES; j++)
-			lane[j] += w[i + j];
+			lane[j] += at[j];
+	}
 	for (; i < n; i++)
 		sum += w[i];
 	for (unsigned j = 0; j < LANES; j++)
@@ -188,10 +203,9 @@ static void fill(const struct filter *f, float lowest, float highest, unsigned s
 	memset(h->size, 0, sizeof h->size);
 	for (uint32_t i = 0; i < f->n; i += LANES) {
 		uint32_t end = f->n - i < LANES ? f->n : i + LANES;
-		unsigned any = 0;
-		for (uint32_t t = i; t < end; t++)
-			any |= f->x[t] >= lowest;
-		for (uint32_t t = i; any && t < end; t++) {
+		if (end - i == LANES && !any_reaches(f->x + i, lowest))
+			continue;
+		for (uint32_t t = i; t < end; t++) {
 			if (!(f->x[t] >= lowest && f->x[t] <= highest))
 				continue;
 			uint32_t bin = order_key(f->x[t]) >> shift & ((1u << bits) - 1);

@@ -130,12 +130,20 @@ INLINE void see_span(struct tile *t, unsigned q, unsigned end, uint32_t n_seen, 
 
 	for (; i + ABREAST <= end; i += ABREAST)
 		score(t, i, ABREAST, keys, dtype);
+	if (i + 3 == end && ABREAST > 3) { /* groups of three heads are common */
+		score(t, i, 3 < ABREAST ? 3 : 1, keys, dtype);
+		i = end;
+	}
 	for (; i < end; i++)
 		score(t, i, 1, keys, dtype);
 	for (i = q; i < end; i++)
 		soften(t, i, n_seen, scale);
 	for (i = q; i + ABREAST <= end; i += ABREAST)
 		mix_queries(t, i, ABREAST, n_seen, values, dtype);
+	if (i + 3 == end && ABREAST > 3) {
+		mix_queries(t, i, 3 < ABREAST ? 3 : 1, n_seen, values, dtype);
+		i = end;
+	}
 	for (; i < end; i++)
 		mix_queries(t, i, 1, n_seen, values, dtype);
 }
