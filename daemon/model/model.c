@@ -127,12 +127,9 @@ static int add_load(struct model *model, struct loads *loads, struct kern_weight
 	uint32_t module = kind < SOURCE_MODULE ? model->config.geometry.n_layers * _KERN_MODULE_N :
 						 kern_module(layer, kind - SOURCE_MODULE);
 	struct load *load = &loads->load[loads->n];
-	uint32_t in, out;
-	int r;
 
-	model_module_shape(&model->config.geometry, module, &in, &out);
-	r = source_matrix(model->source, kind, layer, out, in, &load->m, diag);
-	if (r)
+	model_module_shape(&model->config.geometry, module, &load->m.cols, &load->m.rows);
+	if (source_matrix(model->source, kind, layer, &load->m, diag))
 		return MODEL_E_INVALID;
 	load->w = w;
 	++loads->n;
@@ -258,11 +255,11 @@ static int load_norm(struct model *model, enum source_kind kind, uint32_t layer,
 {
 	uint32_t d = model->config.geometry.hidden;
 	_cleanup_free_ float *gain = NULL;
-	struct kern_matrix m;
+	struct kern_matrix m = { .rows = 1, .cols = d };
 	void *p;
 	int r;
 
-	if (source_matrix(model->source, kind, layer, 1, d, &m, diag))
+	if (source_matrix(model->source, kind, layer, &m, diag))
 		return MODEL_E_INVALID;
 	gain = malloc(d * sizeof(*gain));
 	if (!gain)

@@ -179,8 +179,14 @@ static void spell_name(const struct source *source, enum source_kind kind, uint3
 		(void)snprintf(ret, bytes, "%s%u%s", source->names->layer_prefix, layer, source->names->suffix[kind]);
 }
 
-int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, uint32_t rows, uint32_t cols,
-		  struct kern_matrix *ret, struct diag *diag)
+/**
+ * source_matrix() - find a tensor and check it
+ * @layer:      for kinds that every layer has
+ * @m:          rows (1: a vector) and cols are given; type, data and permutation are filled
+ *
+ * Return: SOURCE_OK, SOURCE_E_MISSING, SOURCE_E_INVALID.
+ */
+int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, struct kern_matrix *m, struct diag *diag)
 {
 	bool permuted = kind == SOURCE_MODULE + KERN_Q || kind == SOURCE_MODULE + KERN_K;
 	struct source_tensor key = { 0 }, *t;
@@ -194,20 +200,16 @@ int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, 
 		return diag_set(diag, SOURCE_E_MISSING, "tensor %s is missing", name);
 	if (t->dtype == _KERN_DTYPE_N)
 		return diag_set(diag, SOURCE_E_INVALID, "tensor %s: type %s is not supported", name, t->dtype_name);
-	if (t->rows != rows || t->cols != cols || t->n_dims != (rows > 1 ? 2 : 1))
+	if (t->rows != m->rows || t->cols != m->cols || t->n_dims != (m->rows > 1 ? 2 : 1))
 		return diag_set(diag, SOURCE_E_INVALID,
 				"tensor %s: %" PRIu64 " x %" PRIu64 " in %u dimensions, where %u x %u is expected", name, t->rows,
-				t->cols, t->n_dims, rows, cols);
-	if (kern_row_bytes(t->dtype, cols) == 0)
-		return diag_set(diag, SOURCE_E_INVALID, "tensor %s: %u columns are no whole quantised blocks", name, cols);
+				t->cols, t->n_dims, m->rows, m->cols);
+	if (kern_row_bytes(t->dtype, m->cols) == 0)
+		return diag_set(diag, SOURCE_E_INVALID, "tensor %s: %u columns are no whole quantised blocks", name, m->cols);
 	t->used = true;
-	*ret = (struct kern_matrix){
-		.dtype = t->dtype,
-		.rows = rows,
-		.cols = cols,
-		.permuted_head = permuted ? source->permuted_head : 0,
-		.data = t->data,
-	};
+	m->dtype = t->dtype;
+	m->permuted_head = permuted ? source->permuted_head : 0;
+	m->data = t->data;
 	return SOURCE_OK;
 }
 

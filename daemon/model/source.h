@@ -65,9 +65,8 @@ int source_open(struct source **ret, const char *path, struct diag *diag);
 struct source *source_free(struct source *source);
 DEFINE_CLEANUP(struct source *, source_free)
 
-/* The tensor of this kind and layer, which must be rows x cols; MISSING if the file has none. */
-int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, uint32_t rows, uint32_t cols,
-		  struct kern_matrix *ret, struct diag *diag);
+/* The tensor of this kind and layer. m: rows and cols are what it must have, the rest is filled. */
+int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, struct kern_matrix *m, struct diag *diag);
 const char *source_unused(const struct source *source); /* a tensor nobody asked for, or NULL */
 void source_prefetch(const struct kern_matrix *m);      /* about to be read */
 void source_drop(const struct kern_matrix *m);          /* will not be read again */

@@ -10,7 +10,7 @@
 #include "daemon/os/mem.h"
 #include "daemon/os/team.h"
 
-#define RIG_ROWS 256
+#define RIG_ROWS 512
 #define RIG_SEQS 32
 
 struct rig {
