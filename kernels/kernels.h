@@ -34,6 +34,7 @@ enum kern_precision { /* what products of activations and weights are made in; s
 	KERN_PRECISION_F32,  /* exact path: weights decoded to f32 */
 	KERN_PRECISION_BF16, /* weights and activations rounded to bf16 */
 	KERN_PRECISION_INT8, /* quantised weights as they are x int8 activations; other weights as BF16 */
+	KERN_PRECISION_INT8X2, /* INT8 with each activation as two int8 numbers, its value and what rounding left of it */
 	_KERN_PRECISION_N,
 };
 

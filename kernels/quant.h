@@ -158,6 +158,13 @@ static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 	quant_set_sums(ret, most, sum);
 }
 
+/* What encoding left of 32 numbers, to be encoded in turn: together about 15 bits. */
+static inline void quant_rest_q8(const float *x, const struct quant_q8 *q, float *ret)
+{
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		ret[j] = x[j] - q->scale * (float)q->q[j];
+}
+
 /* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
 void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);
 

@@ -16,7 +16,7 @@
 
 kern_op sample_scalar; /* sample.c */
 
-enum activation { ACTIVATION_F32, ACTIVATION_Q8 };
+enum activation { ACTIVATION_F32, ACTIVATION_Q8, ACTIVATION_Q8X2 }; /* X2: two struct quant_q8 a block */
 
 static enum kern_dtype weight_dtype(const struct kern_weight *w)
 {
@@ -36,13 +36,15 @@ static int ref_weight_plan(struct kern_device *device, const struct kern_matrix 
 	(void)device;
 	if (r < 0)
 		return r;
-	if (precision == KERN_PRECISION_INT8 && !quant_is_blocks(m->dtype))
+	if (precision >= KERN_PRECISION_INT8 && !quant_is_blocks(m->dtype))
 		precision = KERN_PRECISION_BF16;
 	*ret = (struct kern_weight){
 		.rows = m->rows,
 		.cols = m->cols,
 		.layout = (uint8_t)(m->dtype + 16 * (unsigned)precision),
-		.activation = precision == KERN_PRECISION_INT8 ? ACTIVATION_Q8 : ACTIVATION_F32,
+		.activation = precision == KERN_PRECISION_INT8   ? ACTIVATION_Q8 :
+			      precision == KERN_PRECISION_INT8X2 ? ACTIVATION_Q8X2 :
+								   ACTIVATION_F32,
 		.bytes = m->permuted_head ? m->rows * kern_row_bytes(m->dtype, m->cols) : 0,
 	};
 	return 0;
@@ -67,7 +69,7 @@ static void ref_weight_release(struct kern_weight *w)
 
 static size_t ref_activation_bytes(uint8_t activation, uint32_t cols)
 {
-	return activation == ACTIVATION_Q8 ? cols / QUANT_BLOCK * sizeof(struct quant_q8) : 0;
+	return cols / QUANT_BLOCK * sizeof(struct quant_q8) * activation; /* F32: 0, Q8: 1, Q8X2: 2 encodings */
 }
 
 /* Columns [first, first + n) of a weight's row, in the precision its products are made in. */
@@ -108,14 +110,22 @@ static void ref_rms_norm(const void *args, unsigned part, unsigned n_parts)
 static void ref_activate(const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_activate *a = args;
-	struct quant_q8 *to = a->to;
 	uint32_t i, end;
 
-	if (a->activation != ACTIVATION_Q8)
+	if (a->activation == ACTIVATION_F32)
 		return;
 	assert(a->cols % QUANT_BLOCK == 0);
-	for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)
-		quant_encode_q8(a->x + (size_t)i * QUANT_BLOCK, to + i);
+	for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++) {
+		struct quant_q8 *to = (struct quant_q8 *)a->to + (size_t)i * a->activation;
+		const float *x = a->x + (size_t)i * QUANT_BLOCK;
+		float rest[QUANT_BLOCK];
+
+		quant_encode_q8(x, to);
+		if (a->activation == ACTIVATION_Q8)
+			continue;
+		quant_rest_q8(x, to, rest);
+		quant_encode_q8(rest, to + 1);
+	}
 }
 
 /* One block of 32 weights times one of activations, both as integers. */
@@ -135,14 +145,14 @@ static float dot_codes(enum kern_dtype dtype, const void *block, const struct qu
 static void dot_int8(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
 {
 	enum kern_dtype dtype = weight_dtype(a->w);
-	uint32_t blocks = a->w->cols / QUANT_BLOCK;
+	uint32_t blocks = a->w->cols / QUANT_BLOCK, encodings = a->w->activation, width = blocks * encodings;
 	size_t row_bytes = kern_row_bytes(dtype, a->w->cols);
 	const uint8_t *w = (const uint8_t *)a->w->data + o * row_bytes;
-	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * blocks;
+	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * width;
 
 	for (uint32_t i = 0; i < n; i++)
-		for (uint32_t b = 0; b < blocks; b++)
-			sum[i] += dot_codes(dtype, w + b * (row_bytes / blocks), x + (size_t)i * blocks + b);
+		for (uint32_t b = 0; b < width; b++)
+			sum[i] += dot_codes(dtype, w + b / encodings * (row_bytes / blocks), x + (size_t)i * width + b);
 }
 
 static void dot_float(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
@@ -173,7 +183,7 @@ static void ref_matmul(const void *args, unsigned part, unsigned n_parts)
 		for (uint32_t first = 0; first < a->n; first += TILE_ROWS) {
 			uint32_t n = a->n - first < TILE_ROWS ? a->n - first : TILE_ROWS;
 			float sum[TILE_ROWS] = { 0 };
-			if (a->w->activation == ACTIVATION_Q8)
+			if (a->w->activation != ACTIVATION_F32)
 				dot_int8(a, o, first, n, sum);
 			else
 				dot_float(a, o, first, n, sum);

@@ -13,6 +13,9 @@
  * with four signed activations that are the same in every lane. What Q4_0 and Q8_0 subtract from every code is
  * subtracted as 8 (128) times the sum of the activations, exactly, by starting the integer sum there.
  *
+ * With X86_INT8X2 a row has two encodings of every block, its values and what rounding left of them; both meet the same
+ * codes, which the second finds in the cache.
+ *
  * A register tile is up to ROWS activation rows x VECTORS vectors of outputs. Each of its sums goes over the blocks in
  * order and takes no part in another's, so that the tile's shape never shows in the result.
  */
@@ -24,7 +27,7 @@
 struct tile {
 	const uint8_t *panel[VECTORS]; /* the vector's first block; halves of one panel with VL 8 */
 	const struct quant_q8 *x;      /* first row */
-	uint32_t blocks;
+	uint32_t width;                /* encoded blocks of a row: one, or with X86_INT8X2 two, a block of columns */
 };
 
 /* Four unsigned codes of each lane times four signed activations, added up over a block. */
@@ -99,8 +102,8 @@ INLINE int32_t four(const struct quant_q8 *x, unsigned i)
 	return v;
 }
 
-/* One block: sum[i][v] += scale x (codes . activations) + minimum x sum of activations. */
-INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsigned rows, unsigned vectors,
+/* Encoded block e of the rows times block b of the panels: sum[i][v] += scale x (codes . activations) + minimum x sum of activations. */
+INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout layout, unsigned rows, unsigned vectors,
 		  vf (*sum)[VECTORS])
 {
 	const bool bytes = layout == X86_Q8_0;
@@ -112,7 +115,7 @@ INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsi
 	UNROLL for (unsigned v = 0; v < vectors; v++)
 		w[v] = t->panel[v] + b * x86_block_bytes(layout);
 	UNROLL for (unsigned i = 0; i < rows; i++) {
-		const struct quant_q8 *x = t->x + (size_t)i * t->blocks + b;
+		const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
 		start[i] = layout == X86_Q4_1 ? 0 : layout == X86_Q4_0 ? x->minus8 : x->minus128;
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			dot_begin(&dot[i][v], start[i]);
@@ -122,7 +125,7 @@ INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsi
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			codes[v] = v_iload(w[v] + 64 * k);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = t->x + (size_t)i * t->blocks + b;
+			const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
 			UNROLL for (unsigned v = 0; v < vectors; v++) {
 				if (bytes) {
 					dot_bytes(&dot[i][v], codes[v], v_iset(four(x, k)));
@@ -137,7 +140,7 @@ INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsi
 		const uint8_t *scales = w[v] + 64 * groups - (VL < PANEL ? 16 * v : 0);
 		vf d = v_load_f16(scales);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = t->x + (size_t)i * t->blocks + b;
+			const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
 			vf product = v_mul(dot_end(&dot[i][v], bytes, start[i]), v_set(x->scale));
 			sum[i][v] = v_fma(product, d, sum[i][v]);
 			if (layout == X86_Q4_1)
@@ -151,7 +154,8 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 		     unsigned vectors)
 {
 	uint32_t blocks = a->w->cols / QUANT_BLOCK;
-	struct tile t = { .x = (const struct quant_q8 *)a->activated + (size_t)row * blocks, .blocks = blocks };
+	uint32_t encodings = a->w->activation == X86_INT8X2 ? 2 : 1, width = blocks * encodings;
+	struct tile t = { .x = (const struct quant_q8 *)a->activated + (size_t)row * width, .width = width };
 	vf sum[ROWS][VECTORS];
 
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
@@ -161,8 +165,9 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			sum[i][v] = v_zero();
-	for (uint32_t b = 0; b < blocks; b++)
-		block(&t, b, layout, rows, vectors, sum);
+	for (uint32_t b = 0, e = 0; b < blocks; b++)
+		for (uint32_t end = e + encodings; e < end; e++)
+			block(&t, b, e, layout, rows, vectors, sum);
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			x86_store(a, row + i, out + v * VL, sum[i][v]);

@@ -37,7 +37,8 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 		.rows = m->rows,
 		.cols = m->cols,
 		.layout = (uint8_t)layout,
-		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF : X86_INT8,
+		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF :
+			      precision == KERN_PRECISION_INT8X2 ? X86_INT8X2 : X86_INT8,
 	};
 	ret->bytes = panels_of(ret) * x86_panel_bytes(layout, m->cols);
 	return 0;
@@ -50,9 +51,10 @@ void X86(weight_release)(struct kern_weight *w)
 
 size_t X86(activation_bytes)(uint8_t activation, uint32_t cols)
 {
-	return activation == X86_INT8   ? cols / QUANT_BLOCK * sizeof(struct quant_q8)
-	       : activation == X86_HALF ? x86_half_bytes(cols)
-					: 0;
+	return activation == X86_INT8     ? cols / QUANT_BLOCK * sizeof(struct quant_q8)
+	       : activation == X86_INT8X2 ? cols / QUANT_BLOCK * sizeof(struct quant_q8) * 2
+	       : activation == X86_HALF   ? x86_half_bytes(cols)
+					  : 0;
 }
 
 /* Block b of output row o of a panel: codes go to every 64th group of 4 bytes. */
@@ -186,6 +188,22 @@ static void encode_q8(const float *x, struct quant_q8 *ret)
 	quant_set_sums(ret, largest, sum);
 }
 
+static void encode_block(const struct kern_activate *a, uint32_t i)
+{
+	const float *x = a->x + (size_t)i * QUANT_BLOCK;
+	struct quant_q8 *to = a->to;
+	float rest[QUANT_BLOCK];
+
+	if (a->activation == X86_INT8) {
+		encode_q8(x, to + i);
+		return;
+	}
+	to += 2 * (size_t)i;
+	encode_q8(x, to);
+	quant_rest_q8(x, to, rest);
+	encode_q8(rest, to + 1);
+}
+
 static void encode_half(const float *x, uint32_t cols, void *to)
 {
 	uint32_t even = (cols + 1) / 2 * 2;
@@ -204,10 +222,10 @@ void X86(activate)(const void *args, unsigned part, unsigned n_parts)
 	const struct kern_activate *a = args;
 	uint32_t i, end;
 
-	if (a->activation == X86_INT8) {
+	if (a->activation == X86_INT8 || a->activation == X86_INT8X2) {
 		assert(a->cols % QUANT_BLOCK == 0);
 		for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)
-			encode_q8(a->x + (size_t)i * QUANT_BLOCK, (struct quant_q8 *)a->to + i);
+			encode_block(a, i);
 	} else if (a->activation == X86_HALF) {
 		for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
 			encode_half(a->x + (size_t)i * a->cols, a->cols, (uint8_t *)a->to + i * x86_half_bytes(a->cols));

@@ -35,7 +35,7 @@
 #define PANEL 16 /* output rows that lie interleaved: one vector of AVX-512, two of AVX2 */
 
 enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
-enum x86_activation { X86_PLAIN, X86_INT8, X86_HALF };
+enum x86_activation { X86_PLAIN, X86_INT8, X86_INT8X2, X86_HALF }; /* X2: two struct quant_q8 a block */
 
 extern const struct kern_backend X86(kern); /* x86-table.c */
 

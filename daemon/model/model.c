@@ -10,6 +10,12 @@
  * Precision `auto` goes by the type that most numbers of the layers' matrices are stored in: quantised -> int8, F16 and
  * BF16 -> bf16, F32 -> f32. So a file is computed about as exactly as it is stored, and one odd tensor does not decide.
  *
+ * Under int8 the inputs of q, k, v and down are encoded twice (KERN_PRECISION_INT8X2): they have outliers beside which the
+ * rest of a block rounds away. Measured on SmolLM2 Q4_1 against f32, mean and largest difference of a token's
+ * log-probability over the base and ten adapters, and requests/s at 16 clients: none 0.063, 1.02, 16.2; q, k, v 0.051,
+ * 0.56, 15.0; these four 0.042, 0.56, 13.2; all 0.025, 0.27, 11.2. With fewer than these the model names songs when it is asked
+ * for the capital of France.
+ *
  * A model is immutable once open; any thread may read it.
  */
 #include "daemon/model/model.h"
@@ -42,6 +48,7 @@ struct model {
 struct load {
 	struct kern_weight *w;
 	struct kern_matrix m;
+	enum source_kind kind;
 };
 
 struct loads {
@@ -132,6 +139,7 @@ static int add_load(struct model *model, struct loads *loads, struct kern_weight
 	if (source_matrix(model->source, kind, layer, &load->m, diag))
 		return MODEL_E_INVALID;
 	load->w = w;
+	load->kind = kind;
 	++loads->n;
 	return MODEL_OK;
 }
@@ -178,11 +186,25 @@ static enum kern_precision choose_precision(enum model_precision wanted, const s
 	return most;
 }
 
+/* See the head: the inputs of these modules are where eight bits are too few. */
+static enum kern_precision precision_of(const struct model *model, enum source_kind kind)
+{
+	switch ((int)kind - SOURCE_MODULE) {
+	case KERN_Q:
+	case KERN_K:
+	case KERN_V:
+	case KERN_DOWN:
+		return model->precision == KERN_PRECISION_INT8 ? KERN_PRECISION_INT8X2 : model->precision;
+	default:
+		return model->precision;
+	}
+}
+
 static int plan(struct model *model, struct loads *loads, struct diag *diag)
 {
 	for (uint32_t i = 0; i < loads->n; ++i) {
 		struct load *load = &loads->load[i];
-		int r = model->ops->weight_plan(model->device, &load->m, model->precision, load->w);
+		int r = model->ops->weight_plan(model->device, &load->m, precision_of(model, load->kind), load->w);
 
 		if (r)
 			return error_origin(r);

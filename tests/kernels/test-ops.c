@@ -16,7 +16,7 @@
 
 static const unsigned part_counts[] = { 1, 2, 3, 7 };
 static const char *const dtype_names[] = { "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1" };
-static const char *const precision_names[] = { "f32", "bf16", "int8" };
+static const char *const precision_names[] = { "f32", "bf16", "int8", "int8x2" };
 
 /* Backend i, the reference last. */
 static const struct kern_backend *backend_or_ref(unsigned i)
