@@ -139,7 +139,7 @@ START_TEST(f32_equals_transformers)
 }
 END_TEST
 
-/* Rounding activations to int8 costs this much on average; single tokens of 2,500 reach 1.0, so the maximum is loose. */
+/* Bounds of the issue; llama.cpp with the same file: means of 0.060 and 0.062 to 0.073. */
 START_TEST(int8_is_close)
 {
 	static const struct limits base = { 0.07, 0.6 }, adapted = { 0.085, 0.6 };
