@@ -32,4 +32,4 @@ daemon_lorad_LDADD = \
 	daemon/os/libos.la \
 	daemon/base/libbase.la \
 	kernels/libkernels.la \
-	$(JANSSON_LIBS) $(LMDB_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) $(CRYPTO_LIBS) $(PCRE2_LIBS) $(DNNL_LIBS) -lm
+	$(JANSSON_LIBS) $(LMDB_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) $(CRYPTO_LIBS) $(PCRE2_LIBS) -lm

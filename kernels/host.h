@@ -18,6 +18,9 @@ int host_check_matrix(const struct kern_matrix *m, enum kern_precision precision
 
 uint32_t host_stored_row(const struct kern_matrix *m, uint32_t i);
 
+/* A bit of kern_weight.layout: tile registers multiply it. Without the bit the same data is multiplied by vectors. */
+#define HOST_LAYOUT_AMX 0x80
+
 /* Items [*first, *end) of n are this part's; the borders between parts are multiples of grain. */
 static inline void host_part(uint32_t n, uint32_t grain, unsigned part, unsigned n_parts, uint32_t *first, uint32_t *end)
 {

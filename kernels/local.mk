@@ -18,6 +18,7 @@ KERNEL_CFLAGS = -ftree-vectorize -fvect-cost-model=dynamic -fno-math-errno -fno-
 X86_SOURCES = \
 	kernels/sample.c \
 	kernels/vec-avx2.h kernels/vec-avx512.h \
+	kernels/x86-amx.c \
 	kernels/x86-attention.c \
 	kernels/x86-float.c \
 	kernels/x86-lora.c \
@@ -42,6 +43,6 @@ kernels_libvnni_la_CPPFLAGS = $(AM_CPPFLAGS) -DX86_ISA=vnni
 kernels_libvnni_la_CFLAGS = $(AM_CFLAGS) $(KERNEL_CFLAGS) $(AVX512_CFLAGS) -mavx512vnni
 kernels_libbf16_la_SOURCES = $(X86_SOURCES)
 kernels_libbf16_la_CPPFLAGS = $(AM_CPPFLAGS) -DX86_ISA=bf16
-kernels_libbf16_la_CFLAGS = $(AM_CFLAGS) $(KERNEL_CFLAGS) $(AVX512_CFLAGS) -mavx512vnni -mavx512bf16
+kernels_libbf16_la_CFLAGS = $(AM_CFLAGS) $(KERNEL_CFLAGS) $(AVX512_CFLAGS) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16
 kernels_libkernels_la_LIBADD += kernels/libavx2.la kernels/libavx512.la kernels/libvnni.la kernels/libbf16.la
 endif

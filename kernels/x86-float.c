@@ -91,7 +91,7 @@ INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end
 
 void X86(matmul_float)(const struct kern_matmul *a, uint32_t first, uint32_t end)
 {
-	if (a->w->layout == X86_F32)
+	if (x86_layout_of(a->w) == X86_F32)
 		run_panels(a, first, end, X86_F32);
 	else
 		run_panels(a, first, end, X86_BF16);

@@ -199,9 +199,9 @@ INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end
 
 void X86(matmul_quant)(const struct kern_matmul *a, uint32_t first, uint32_t end)
 {
-	if (a->w->layout == X86_Q8_0)
+	if (x86_layout_of(a->w) == X86_Q8_0)
 		run_panels(a, first, end, X86_Q8_0);
-	else if (a->w->layout == X86_Q4_0)
+	else if (x86_layout_of(a->w) == X86_Q4_0)
 		run_panels(a, first, end, X86_Q4_0);
 	else
 		run_panels(a, first, end, X86_Q4_1);

@@ -15,7 +15,7 @@ static uint32_t panels_of(const struct kern_weight *w)
 	return (w->rows + PANEL - 1) / PANEL;
 }
 
-static enum x86_layout layout_of(enum kern_dtype dtype, enum kern_precision precision)
+static enum x86_layout choose_layout(enum kern_dtype dtype, enum kern_precision precision)
 {
 	if (precision == KERN_PRECISION_F32)
 		return X86_F32;
@@ -32,7 +32,7 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 	(void)device;
 	if (r < 0)
 		return r;
-	enum x86_layout layout = layout_of(m->dtype, precision);
+	enum x86_layout layout = choose_layout(m->dtype, precision);
 	*ret = (struct kern_weight){
 		.rows = m->rows,
 		.cols = m->cols,
@@ -40,6 +40,8 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF :
 			      precision == KERN_PRECISION_INT8X2 ? X86_INT8X2 : X86_INT8,
 	};
+	if (layout == X86_BF16 && m->cols % 32 == 0 && X86(amx_allowed)())
+		ret->layout |= HOST_LAYOUT_AMX;
 	ret->bytes = panels_of(ret) * x86_panel_bytes(layout, m->cols);
 	return 0;
 }
@@ -104,7 +106,7 @@ static void pack_row(enum x86_layout layout, const struct kern_matrix *m, uint32
 /** Each part packs its own panels, so that a thread touches first the memory it will read in every step. */
 void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts)
 {
-	enum x86_layout layout = (enum x86_layout)w->layout;
+	enum x86_layout layout = x86_layout_of(w);
 	size_t bytes = x86_panel_bytes(layout, w->cols);
 	uint32_t p, end;
 
@@ -119,13 +121,15 @@ void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, 
 void X86(matmul)(const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_matmul *a = args;
+	bool is_float = a->w->activation == X86_PLAIN || a->w->activation == X86_HALF;
+	x86_panels *run = !is_float			   ? X86(matmul_quant)
+			  : a->w->layout & HOST_LAYOUT_AMX ? X86(amx_bf16)
+							   : X86(matmul_float);
 	uint32_t first, end;
 
 	host_part(panels_of(a->w), 2, part, n_parts, &first, &end);
-	if (a->w->layout == X86_F32 || a->w->layout == X86_BF16)
-		X86(matmul_float)(a, first, end);
-	else
-		X86(matmul_quant)(a, first, end);
+	if (first < end && a->n)
+		run(a, first, end);
 }
 
 static void embed_blocks(enum x86_layout layout, const uint8_t *block, uint32_t blocks, unsigned o, float *x)
@@ -149,7 +153,7 @@ static void embed_blocks(enum x86_layout layout, const uint8_t *block, uint32_t 
 
 static void embed_row(const struct kern_weight *w, uint32_t row, float *x)
 {
-	enum x86_layout layout = (enum x86_layout)w->layout;
+	enum x86_layout layout = x86_layout_of(w);
 	const uint8_t *panel = (const uint8_t *)w->data + row / PANEL * x86_panel_bytes(layout, w->cols);
 	unsigned o = row % PANEL;
 

@@ -37,6 +37,11 @@
 enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
 enum x86_activation { X86_PLAIN, X86_INT8, X86_INT8X2, X86_HALF }; /* X2: two struct quant_q8 a block */
 
+static inline enum x86_layout x86_layout_of(const struct kern_weight *w)
+{
+	return (enum x86_layout)(w->layout & ~HOST_LAYOUT_AMX);
+}
+
 extern const struct kern_backend X86(kern); /* x86-table.c */
 
 kern_op X86(embed), X86(rms_norm), X86(activate), X86(matmul), X86(lora_shrink), X86(lora_expand), X86(rope), X86(kv_write),
@@ -50,7 +55,8 @@ size_t X86(activation_bytes)(uint8_t activation, uint32_t cols);
 
 /* Output panels [first, end) of a matmul. */
 typedef void x86_panels(const struct kern_matmul *a, uint32_t first, uint32_t end);
-x86_panels X86(matmul_quant), X86(matmul_float);
+x86_panels X86(matmul_quant), X86(matmul_float), X86(amx_bf16);
+bool X86(amx_allowed)(void);
 
 /* Bytes of 32 columns of a panel in a quantised layout, and of a whole panel in any. */
 static inline size_t x86_block_bytes(enum x86_layout layout)

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "kernels/host.h"
+
 #define ROUNDS 2000000
 #define CHAINS 12
 
@@ -52,6 +54,30 @@ static double now(void)
 #define MADD_512(n)                                                                                                      \
 	"vpmaddubsw %%zmm14, %%zmm15, %%zmm12\n\tvpmaddwd %%zmm12, %%zmm14, %%zmm13\n\tvpaddd %%zmm13, %%zmm" #n ", %%zmm" #n \
 	"\n\t"
+
+/* Four tiles of sums, 16 x 16 x 32 multiply-adds each time. The caller has asked for tiles already (weight_plan does). */
+static void bf16_tiles(void)
+{
+	static const uint8_t config[64] __attribute__((aligned(64))) = {
+		[0] = 1, [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, /* bytes of a row */
+		[48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16,          /* rows */
+	};
+
+	__asm__ volatile("ldtilecfg %0" ::"m"(config));
+	for (int i = 0; i < ROUNDS / 16; i++)
+		__asm__ volatile("tdpbf16ps %tmm4, %tmm5, %tmm0\n\ttdpbf16ps %tmm4, %tmm5, %tmm1\n\t"
+				 "tdpbf16ps %tmm4, %tmm5, %tmm2\n\ttdpbf16ps %tmm4, %tmm5, %tmm3");
+	__asm__ volatile("tilerelease");
+}
+
+/* Whether the kernels multiply bf16 weights with tiles here. */
+static bool has_tiles(enum kern_isa isa)
+{
+	const struct kern_matrix m = { KERN_BF16, 32, 32, 0, NULL };
+	struct kern_weight w;
+
+	return kern_cpu(isa)->device->weight_plan(NULL, &m, KERN_PRECISION_BF16, &w) == 0 && (w.layout & HOST_LAYOUT_AMX);
+}
 
 LOOP(fma_256, FMA_256)
 LOOP(fma_512, FMA_512)
@@ -119,7 +145,9 @@ void peak_measure(struct peak *ret, struct team *team, enum kern_isa isa, size_t
 #ifdef __x86_64__
 	bool wide = isa >= KERN_ISA_AVX512;
 	ret->fma = rate(team, wide ? fma_512 : fma_256, wide ? 32 : 16);
-	ret->bf16 = isa >= KERN_ISA_BF16 ? rate(team, bf16_512, 64) : ret->fma;
+	ret->bf16 = isa != KERN_ISA_SCALAR && has_tiles(isa)
+			    ? rate(team, bf16_tiles, 16 * 16 * 64 * 4.0 / CHAINS / 16)
+		    : isa >= KERN_ISA_BF16 ? rate(team, bf16_512, 64) : ret->fma;
 	ret->int8 = isa >= KERN_ISA_VNNI ? rate(team, int8_512, 128) : rate(team, wide ? madd_512 : madd_256, wide ? 128 : 64);
 #else
 	(void)isa;
