@@ -103,7 +103,7 @@ static int take_config(struct model *model, const struct model_options *options,
 	};
 	_Static_assert(sizeof(config->stop) == sizeof(from->stop), "one limit for stop ids");
 	memcpy(config->stop, from->stop, sizeof(config->stop));
-	(void)snprintf(config->name, sizeof(config->name), "%s", from->name);
+	(void)snprintf(config->name, sizeof(config->name), "%s", from->name[0] ? from->name : basename(options->path));
 	config->inv_freq = calloc(from->geometry.head_dim / 2, sizeof(float));
 	if (!config->inv_freq)
 		return error_origin(-ENOMEM);
