@@ -7,12 +7,15 @@
  */
 #include "daemon/os/notify.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
 
 #include "daemon/base/clock.h"
+#include "daemon/base/error.h"
 
 void notify_ready(const char *status)
 {
@@ -56,7 +59,10 @@ uint64_t notify_watchdog_ns(void)
  * notify_take_socket() - a socket passed by systemd
  * @name:       its FileDescriptorName=
  *
- * Return: the descriptor, the caller's from now on and close-on-exec; -1 if there is none.
+ * systemd passes sockets in blocking mode unless the unit says NonBlocking=, and a listener's last accept() would then wait
+ * for the next client; so the mode is set here.
+ *
+ * Return: the descriptor, the caller's from now on, close-on-exec and nonblocking; negative if there is none.
  */
 int notify_take_socket(const char *name)
 {
@@ -70,5 +76,7 @@ int notify_take_socket(const char *name)
 		free(names[i]);
 	}
 	free(names);
+	if (fd >= 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) < 0)
+		return error_origin(-errno);
 	return fd;
 }

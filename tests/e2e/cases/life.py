@@ -96,6 +96,48 @@ def second_daemon_is_refused(world):
 
 
 @case
+def systemd_starts_it_by_its_sockets(world):
+    """As the units do: two listening sockets in blocking mode, a notify socket, a watchdog that wants a word each second."""
+    with tempfile.TemporaryDirectory(prefix="lorad-units-") as folder:
+        paths, listeners = [f"{folder}/s", f"{folder}/s.control"], []
+        for path, kind in zip(paths, (socket.SOCK_SEQPACKET, socket.SOCK_STREAM)):
+            listeners.append(socket.socket(socket.AF_UNIX, kind))
+            listeners[-1].bind(path)
+            listeners[-1].listen(16)
+            os.set_blocking(listeners[-1].fileno(), True)
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.bind(f"{folder}/notify")
+        notify.settimeout(30)
+        client, control = (s.fileno() for s in listeners)
+        script = f'LISTEN_PID=$$ WATCHDOG_PID=$$ exec "$@" 8<&{client} 9<&{control} 3<&8 4<&9'
+        env = dict(os.environ, LISTEN_FDS="2", LISTEN_FDNAMES="client:control", WATCHDOG_USEC="1000000", NOTIFY_SOCKET=f"{folder}/notify")
+        with open(f"{world.scratch}/log", "wb") as log:
+            p = subprocess.Popen(["bash", "-c", script, "bash", f"{world.build}/daemon/lorad", "--model", world.model, "--store", f"{folder}/store"],
+                                 stdout=subprocess.PIPE, stderr=log, env=env, pass_fds=(client, control))
+        try:
+            check_equal(p.stdout.readline(), b"READY\n", "stdout")
+            for path in paths:
+                check(os.path.exists(path), f"{path} is missing")
+            ctl = lambda *args: call([f"{world.build}/tools/loractl", "--socket", paths[0], *args], 20).ok()
+            for _ in range(2):
+                ctl("status"), ctl("generate", "-n", 2, *P), ctl("list")
+            said = b""
+            while b"READY=1" not in said:
+                said += notify.recv(4096) + b"\n"
+            end, words = time.monotonic() + 2.5, 0
+            while time.monotonic() < end:  # idle is progress
+                words += b"WATCHDOG=1" in notify.recv(4096)
+            check(words >= 2, f"{words} words to the watchdog in 2.5 s")
+            p.terminate()
+            check_equal(p.wait(timeout=10), 0, "exit status after SIGTERM")
+            check(all(map(os.path.exists, paths)), "it removed sockets that are systemd's")
+        finally:
+            p.kill()
+            p.communicate()
+            [s.close() for s in [*listeners, notify]]
+
+
+@case
 def stale_sockets_are_replaced(world):
     d = world.daemon()
     d.kill()
