@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,16 +75,10 @@ struct server {
 	struct loop_timer watchdog;
 	uint64_t progress;       /* the engine's, when the watchdog was last fed */
 	uint64_t told_ns;        /* when systemd was last told how far the model is */
+	char status[256];        /* what is served and how, in words */
 };
 
 /* ---- compute and memory ---- */
-
-static unsigned processors(void)
-{
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
-}
 
 static int choose_backend(struct server *server, struct diag *diag)
 {
@@ -103,7 +96,7 @@ static int choose_backend(struct server *server, struct diag *diag)
 
 static int make_compute(struct server *server, struct diag *diag)
 {
-	uint32_t threads = server->options->threads ? (uint32_t)server->options->threads : processors();
+	uint32_t threads = server->options->threads ? (uint32_t)server->options->threads : team_processors();
 	int r;
 
 	r = choose_backend(server, diag);
@@ -267,8 +260,14 @@ static int make_engine(struct server *server)
 	struct sched_options options;
 	int r;
 
-	r = step_new(&server->step, parts->model, server->backend, server->device, server->team, kv_layout(parts->kv),
-		     &limits);
+	r = step_new(&server->step, &(struct step_options){
+						 .model = parts->model,
+						 .backend = server->backend,
+						 .device = server->device,
+						 .team = server->team,
+						 .kv = kv_layout(parts->kv),
+						 .limits = limits,
+					 });
 	if (r < 0)
 		return error_trace(r);
 	options = (struct sched_options){
@@ -324,7 +323,7 @@ static int open_door(struct door *door, int type, const char *path, const char *
 		door->path = NULL;
 		return error_origin(-ENOMEM);
 	}
-	r = sock_listen_type(&door->fd, type, door->path, SOCKET_MODE, diag);
+	r = sock_listen(&door->fd, type, door->path, SOCKET_MODE, diag);
 	if (r) { /* not ours to remove */
 		free(door->path);
 		door->path = NULL;
@@ -379,7 +378,7 @@ static void on_signal(struct loop_source *source, uint32_t events)
 		if (info.ssi_signo == SIGHUP) {
 			notify_reloading();
 			log_notice("reload: every option is read at start only; restart lorad to change one");
-			notify_ready("Serving");
+			notify_ready(server->status);
 			continue;
 		}
 		log_info("ending: %s", strsignal((int)info.ssi_signo));
@@ -551,17 +550,16 @@ struct server *server_free(struct server *server)
 	return NULL;
 }
 
-static void say_ready(const struct server *server)
+static void say_ready(struct server *server)
 {
 	const struct parts *parts = &server->parts;
 	const struct model_config *config = model_config(parts->model);
-	char status[256];
 
-	(void)snprintf(status, sizeof(status), "Serving %s on %u threads (%s), pool %zu MiB (%s), page-ins by %s",
+	(void)snprintf(server->status, sizeof(server->status), "Serving %s on %u threads (%s), pool %zu MiB (%s), page-ins by %s",
 		       config->name, (unsigned)parts->threads, parts->isa, pool_size(parts->pool) >> 20, parts->memory,
 		       pager_method_names[pager_method(parts->pager)]);
-	log_info("%s", status);
-	notify_ready(status);
+	log_info("%s", server->status);
+	notify_ready(server->status);
 	(void)printf("READY\n");
 	(void)fflush(stdout);
 }

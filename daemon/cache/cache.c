@@ -301,11 +301,6 @@ const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 	return &adapter->lora;
 }
 
-const struct store_digest *cache_digest(const struct cache_adapter *adapter)
-{
-	return &adapter->record.digest;
-}
-
 /** cache_load_ns() - how long its last page-in took; while held */
 uint64_t cache_load_ns(const struct cache_adapter *adapter)
 {
@@ -327,12 +322,8 @@ enum cache_state cache_state(struct cache *cache, const struct store_record *rec
 	return state;
 }
 
-/**
- * cache_prefetch() - start a page-in that nobody waits for
- *
- * Return: CACHE_OK: resident; CACHE_E_PENDING: on its way; the other results of cache_hold(); -errno.
- */
-int cache_prefetch(struct cache *cache, const struct store_digest *digest, struct diag *diag)
+/* Starts a page-in that no reference asks for, and pins what is or will be resident if that is wanted. */
+static int fault_digest(struct cache *cache, const struct store_digest *digest, bool pin, struct diag *diag)
 {
 	struct cache_adapter *adapter;
 	struct store_record record;
@@ -345,10 +336,21 @@ int cache_prefetch(struct cache *cache, const struct store_digest *digest, struc
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
 		r = fault(adapter, diag);
+		adapter->pinned |= pin && (r == CACHE_OK || r == CACHE_E_PENDING);
 		cache_settle(adapter);
 	}
 	pthread_mutex_unlock(&cache->lock);
 	return adapter ? r : error_origin(-ENOMEM);
+}
+
+/**
+ * cache_prefetch() - start a page-in that nobody waits for
+ *
+ * Return: CACHE_OK: resident; CACHE_E_PENDING: on its way; the other results of cache_hold(); -errno.
+ */
+int cache_prefetch(struct cache *cache, const struct store_digest *digest, struct diag *diag)
+{
+	return fault_digest(cache, digest, /* pin= */ false, diag);
 }
 
 static int unpin(struct cache *cache, const struct store_digest *digest)
@@ -378,26 +380,9 @@ static int unpin(struct cache *cache, const struct store_digest *digest)
  */
 int cache_pin(struct cache *cache, const struct store_digest *digest, bool pinned)
 {
-	struct cache_adapter *adapter;
-	struct store_record record;
-	int r;
+	int r = pinned ? fault_digest(cache, digest, /* pin= */ true, NULL) : unpin(cache, digest);
 
-	if (!pinned)
-		return unpin(cache, digest);
-	r = store_record(cache->options.store, digest, &record);
-	if (r)
-		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
-	pthread_mutex_lock(&cache->lock);
-	adapter = find_or_add(cache, &record);
-	if (adapter) {
-		r = fault(adapter, NULL);
-		if (r == CACHE_E_PENDING)
-			r = CACHE_OK;
-		adapter->pinned |= r == CACHE_OK;
-		cache_settle(adapter);
-	}
-	pthread_mutex_unlock(&cache->lock);
-	return adapter ? r : error_origin(-ENOMEM);
+	return r == CACHE_E_PENDING ? CACHE_OK : r;
 }
 
 bool cache_is_pinned(struct cache *cache, const struct store_digest *digest)

@@ -57,7 +57,6 @@ int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *
 void cache_unhold(struct cache *cache, struct cache_adapter *adapter);
 
 const struct step_lora *cache_lora(const struct cache_adapter *adapter); /* while held */
-const struct store_digest *cache_digest(const struct cache_adapter *adapter);
 uint64_t cache_load_ns(const struct cache_adapter *adapter);             /* duration of its last page-in */
 
 enum cache_state cache_state(struct cache *cache, const struct store_record *record);

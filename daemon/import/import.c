@@ -171,7 +171,6 @@ static struct import_job *next_job(struct importer *importer)
 	struct import_job *job;
 
 	pthread_mutex_lock(&importer->lock);
-	importer->running = NULL;
 	while (list_empty(&importer->queue) && !importer->stopping)
 		pthread_cond_wait(&importer->more, &importer->lock);
 	job = list_first(&importer->queue, struct import_job, link);

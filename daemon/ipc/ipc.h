@@ -2,7 +2,7 @@
 /*
  * Clients: listener, sessions, rings. Requests go up through struct ipc_ops, answers come down through ipc_send_*().
  *
- * Threads: the ops are called on the loop's thread. ipc_send_*() and ipc_room() may be called from any thread; a session's
+ * Threads: the ops are called on the loop's thread. ipc_send_*() may be called from any thread; a session's
  * response ring has one lock. A session lives as long as someone holds a reference: after its client is gone sends are
  * dropped.
  */
@@ -66,7 +66,7 @@ struct ipc_ops {
 
 struct ipc_options {
 	struct loop *loop;
-	int listen_fd;           /* a listening SEQPACKET socket; the caller's */
+	int listen_fd;           /* a listening SEQPACKET socket, nonblocking; the caller's */
 	uint32_t context;        /* sizes the request ring: a prompt of this many tokens must fit */
 	uint32_t vocab;          /* this and the next two are told to clients, see struct lc_model */
 	uint32_t plain_first, n_plain;
@@ -138,7 +138,6 @@ int ipc_send_scores(struct ipc_session *session, uint64_t id, const struct ipc_s
 int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_listed *adapter);
 int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_done *done);
 int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const char *text);
-bool ipc_room(struct ipc_session *session, uint32_t n_top); /* for one more token or a full scores message */
 void ipc_flush(struct ipc_session *session); /* wake the client for what was sent since; once per step, not per token */
 
 #endif

@@ -12,8 +12,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -23,6 +21,7 @@
 #include "daemon/base/clock.h"
 #include "daemon/ipc/session.h"
 #include "daemon/os/sock.h"
+#include "daemon/os/team.h"
 
 #define ACCEPTS_PER_TURN 64
 #define HELLO_NS (5 * NS_PER_S)
@@ -132,21 +131,14 @@ static uint32_t choose_slots(uint32_t context)
 /* Looking at memory for a while before sleeping helps only where a client can run at the same time. */
 static uint64_t choose_awake(void)
 {
-	cpu_set_t cpus;
-
-	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0)
-		return 0;
-	return CPU_COUNT(&cpus) > 1 ? AWAKE_NS : 0;
+	return team_processors() > 1 ? AWAKE_NS : 0;
 }
 
 static int start_watching(struct ipc *ipc)
 {
 	struct loop *loop = ipc->options.loop;
-	int flags, r;
+	int r;
 
-	flags = fcntl(ipc->options.listen_fd, F_GETFL);
-	if (flags < 0 || fcntl(ipc->options.listen_fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return error_origin(-errno);
 	ipc->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (ipc->kick < 0)
 		return error_origin(-errno);

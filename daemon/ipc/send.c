@@ -326,24 +326,6 @@ int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const cha
 	return send_surely(session, &draft, LORAD_ERROR, id);
 }
 
-/**
- * ipc_room() - would one more token with a kilobyte of text, or a full scores message, fit?
- * @session: whose
- * @n_top:   best tokens that go with each token
- *
- * Return: yes or no; for a client that is gone yes, since nothing is kept for it. After a no ipc_ops.room() follows.
- */
-bool ipc_room(struct ipc_session *session, uint32_t n_top)
-{
-	uint32_t n = ring_slots(2048 + IPC_SCORES_MAX * (8 + (size_t)n_top * sizeof(struct lorad_top)));
-	bool room;
-
-	pthread_mutex_lock(&session->lock);
-	room = session->gone || (pump_kept(session) && (has_room(session, n) || starve(session, n)));
-	pthread_mutex_unlock(&session->lock);
-	return room;
-}
-
 /* Ends the wait that the client says it is in. Nothing here blocks, whatever the client wrote there. */
 static void wake(struct ipc_session *session, uint32_t waiting)
 {

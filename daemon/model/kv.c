@@ -2,8 +2,8 @@
 /*
  * Paged KV cache
  *
- * The keys and values of a request lie in blocks of a few tokens, each block for all layers: [layer][key|value][KV head]
- * [token of block][head_dim]. One head's keys of a block are contiguous, which is what attention walks. A block is one
+ * The keys and values of a request lie in blocks of a few tokens, each block for all layers: [layer], then keys as [KV head]
+ * [head_dim][token of block], values as [KV head][token of block][head_dim] (struct kern_kv_layout says why). A block is one
  * run of the pool, so a request grows by one allocation every `block_tokens` tokens and never moves.
  *
  * Tokens of a block: a run is whole pages of 64 KiB, so what a block does not fill is lost, and on average half of the

@@ -402,25 +402,24 @@ static int send_inv_freq(struct step *s)
 /**
  * step_new() - memory and order of a model's forward step
  * @ret:        the new step
- * @model, @team, @kv: must outlive it
- * @limits:     most rows and requests of one step; decides what memory it takes
+ * @options:    what it works with; limits, the most rows and requests of one step, decide what memory it takes
  */
-int step_new(struct step **ret, const struct model *model, const struct kern_backend *backend, struct kern_device *device,
-	     struct team *team, const struct kern_kv_layout *kv, const struct step_limits *limits)
+int step_new(struct step **ret, const struct step_options *options)
 {
 	_cleanup_(step_freep) struct step *s = calloc(1, sizeof(*s));
+	const struct step_limits *limits = &options->limits;
 	int r;
 
 	if (!s)
 		return error_origin(-ENOMEM);
-	s->config = model_config(model);
-	s->weights = model_weights(model);
-	s->ops = backend->ops;
-	s->memory = backend->device;
-	s->device = device;
-	s->team = team;
-	s->kv = kv;
-	r = batch_init(&s->batch, model, backend->device, device, kv, limits);
+	s->config = model_config(options->model);
+	s->weights = model_weights(options->model);
+	s->ops = options->backend->ops;
+	s->memory = options->backend->device;
+	s->device = options->device;
+	s->team = options->team;
+	s->kv = options->kv;
+	r = batch_init(&s->batch, options->model, s->memory, s->device, s->kv, limits);
 	if (!r)
 		r = take_activations(s, limits->rows);
 	if (!r)

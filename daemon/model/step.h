@@ -55,8 +55,16 @@ struct step_stats {
 	uint32_t rows, seqs, adapters, outputs;
 };
 
-int step_new(struct step **ret, const struct model *model, const struct kern_backend *backend, struct kern_device *device,
-	     struct team *team, const struct kern_kv_layout *kv, const struct step_limits *limits);
+struct step_options {             /* all outlive the step */
+	const struct model *model;
+	const struct kern_backend *backend;
+	struct kern_device *device;
+	struct team *team;
+	const struct kern_kv_layout *kv;
+	struct step_limits limits;
+};
+
+int step_new(struct step **ret, const struct step_options *options);
 struct step *step_free(struct step *step);
 int step_run(struct step *step, struct step_seq *seqs, uint32_t n_seqs);
 const struct step_stats *step_last(const struct step *step);

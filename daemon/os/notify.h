@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 void notify_ready(const char *status);
-void notify_status(const char *status);
 void notify_loading(const char *status, uint64_t extend_ns); /* still starting: allow so much more time */
 void notify_reloading(void);                                 /* until the next notify_ready() */
 void notify_stopping(uint64_t extend_ns);

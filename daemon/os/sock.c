@@ -59,14 +59,14 @@ static int clear_stale(const struct sockaddr_un *address, struct diag *diag)
 }
 
 /**
- * sock_listen_type() - make a listening socket
+ * sock_listen() - make a listening socket
  * @ret_fd: a nonblocking socket; the file stays when it is closed
  * @type:   SOCK_SEQPACKET or SOCK_STREAM
  * @path:   its file; a missing folder is made, a stale file is replaced
  * @mode:   permissions of the file: who may write to it may connect
  * @diag:   why not, for SOCK_E_REFUSED
  */
-int sock_listen_type(int *ret_fd, int type, const char *path, mode_t mode, struct diag *diag)
+int sock_listen(int *ret_fd, int type, const char *path, mode_t mode, struct diag *diag)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	_cleanup_close_ int fd = -1;
@@ -91,12 +91,6 @@ int sock_listen_type(int *ret_fd, int type, const char *path, mode_t mode, struc
 		return refuse(diag, path);
 	*ret_fd = TAKE_FD(fd);
 	return SOCK_OK;
-}
-
-/** sock_listen() - a listening SEQPACKET socket, see sock_listen_type() */
-int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag)
-{
-	return sock_listen_type(ret_fd, SOCK_SEQPACKET, path, mode, diag);
 }
 
 /**

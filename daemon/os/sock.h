@@ -15,8 +15,7 @@ enum sock_result {
 	SOCK_E_LIMIT,   /* no descriptors or memory left to accept with; try later */
 };
 
-int sock_listen_type(int *ret_fd, int type, const char *path, mode_t mode, struct diag *diag);
-int sock_listen(int *ret_fd, const char *path, mode_t mode, struct diag *diag);
+int sock_listen(int *ret_fd, int type, const char *path, mode_t mode, struct diag *diag);
 int sock_accept(int listen_fd, int *ret_fd, struct ucred *ret_peer);
 
 #endif

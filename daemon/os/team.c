@@ -168,7 +168,8 @@ static void wait_for_parts(struct team *team)
 	atomic_store(&team->caller_asleep, false);
 }
 
-static unsigned usable_processors(void)
+/** team_processors() - how many processors this process may use; 1 if that cannot be told */
+unsigned team_processors(void)
 {
 	cpu_set_t set;
 
@@ -194,7 +195,7 @@ int team_new(struct team **ret, unsigned n_threads)
 	if (!team)
 		return error_origin(-ENOMEM);
 	*team = (struct team){ .n = n_threads, .n_parts = n_threads > 1 ? n_threads * PARTS_PER_THREAD : 1 };
-	team->spins = n_threads > 1 && usable_processors() >= n_threads;
+	team->spins = n_threads > 1 && team_processors() >= n_threads;
 	team->ticket = team->n_parts; /* nothing to take yet */
 
 	(void)sigfillset(&all);

@@ -12,6 +12,7 @@ typedef void team_fn(const void *args, unsigned part, unsigned n_parts);
 int team_new(struct team **ret, unsigned n_threads);
 struct team *team_free(struct team *team);
 unsigned team_size(const struct team *team);
+unsigned team_processors(void);
 void team_run(struct team *team, team_fn *fn, const void *args);
 void team_rest(struct team *team);
 

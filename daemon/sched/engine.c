@@ -214,7 +214,7 @@ static struct request *find_in(struct list *head, const struct ipc_session *sess
 	struct request *request;
 
 	list_for_each(request, head, link)
-		if (request->ipc->session == session && request->ipc->id == id)
+		if (request_is(request, session, id))
 			return request;
 	return NULL;
 }

@@ -40,10 +40,11 @@ static int hold_adapters(struct engine *engine, struct request *request, struct 
 		struct diag why = { 0 };
 
 		result[i] = cache_hold(cache, request->adapter[i], &why);
-		if (result[i] != CACHE_OK && (worst == CACHE_OK || worst == CACHE_E_PENDING)) {
-			worst = result[i];
+		if (result[i] == CACHE_OK || (worst != CACHE_OK && worst != CACHE_E_PENDING))
+			continue;
+		worst = result[i];
+		if (worst != CACHE_E_PENDING) /* which says nothing, every turn */
 			(void)diag_set(diag, worst, "adapter \"%s\": %s", request->used[i].name, why.text);
-		}
 	}
 	for (uint32_t i = 0; worst != CACHE_OK && i < request->n_adapters; ++i)
 		if (result[i] == CACHE_OK)

@@ -186,7 +186,7 @@ static int listen_here(void)
 	int fd = -1;
 
 	snprintf(path, sizeof(path), "/tmp/bench-ring.%d", getpid());
-	if (sock_listen(&fd, path, 0600, &diag) != SOCK_OK)
+	if (sock_listen(&fd, SOCK_SEQPACKET, path, 0600, &diag) != SOCK_OK)
 		fail(diag.text);
 	return fd;
 }

@@ -12,6 +12,7 @@
 #include "kernels/host.h"
 #include "kernels/quant.h"
 #include "tests/kernels/fixture.h"
+#include "tests/lib/run-suite.h"
 
 #define BATCH 33
 
@@ -573,7 +574,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ops");
 	TCase *tc = tcase_create("ops");
-	SRunner *runner = srunner_create(suite);
 
 	fixture_seed(7);
 	tcase_set_timeout(tc, 0);
@@ -589,8 +589,5 @@ int main(void)
 	tcase_add_test(tc, attention);
 	tcase_add_test(tc, memory);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

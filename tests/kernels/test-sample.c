@@ -10,6 +10,7 @@
 
 #include "kernels/philox.h"
 #include "tests/kernels/fixture.h"
+#include "tests/lib/run-suite.h"
 
 /* The known answers that Random123 publishes for philox4x32 with 10 rounds. */
 START_TEST(philox_vectors)
@@ -228,7 +229,6 @@ int main(void)
 {
 	Suite *suite = suite_create("sample");
 	TCase *tc = tcase_create("sample");
-	SRunner *runner = srunner_create(suite);
 
 	fixture_seed(11);
 	tcase_set_timeout(tc, 0);
@@ -237,8 +237,5 @@ int main(void)
 	tcase_add_test(tc, greedy_and_log_probabilities);
 	tcase_add_test(tc, penalty);
 	suite_add_tcase(suite, tc);
-	srunner_run_all(runner, CK_NORMAL);
-	int failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

@@ -198,7 +198,7 @@ int main(int argc, char **argv)
 				       .userdata = &engine };
 	struct diag diag;
 
-	if (argc != 2 || sock_listen(&options.listen_fd, argv[1], 0600, &diag) || loop_new(&options.loop) < 0)
+	if (argc != 2 || sock_listen(&options.listen_fd, SOCK_SEQPACKET, argv[1], 0600, &diag) || loop_new(&options.loop) < 0)
 		return 1;
 	list_init(&engine.jobs);
 	if (ipc_new(&(struct ipc *){ NULL }, &options) < 0 || loop_timer_init(options.loop, &engine.timer, step) < 0 ||

@@ -39,7 +39,15 @@ struct rig *rig_new(const char *path, enum model_precision precision, const stru
 	ck_assert_int_eq(mem_region_init(&rig->region, "rig", POOL_BYTES), 0);
 	ck_assert_int_eq(pool_new(&rig->pool, rig->region.base, rig->region.bytes), 0);
 	ck_assert_int_eq(kv_new(&rig->kv, rig->pool, &shape), 0);
-	ck_assert_int_eq(step_new(&rig->step, rig->model, backend, rig->device, rig->team, kv_layout(rig->kv), &limits), 0);
+	ck_assert_int_eq(step_new(&rig->step, &(struct step_options){
+						      .model = rig->model,
+						      .backend = backend,
+						      .device = rig->device,
+						      .team = rig->team,
+						      .kv = kv_layout(rig->kv),
+						      .limits = limits,
+					      }),
+			 0);
 	return rig;
 }
 

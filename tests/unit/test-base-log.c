@@ -8,6 +8,7 @@
 
 #include "daemon/base/hist.h"
 #include "daemon/base/log.h"
+#include "tests/lib/run-suite.h"
 
 /* What log_line() writes to a descriptor of this kind. */
 static void capture(int read_fd, int write_fd, const char *message, char *to, size_t room)
@@ -100,8 +101,6 @@ int main(void)
 {
 	Suite *suite = suite_create("base-log");
 	TCase *tc = tcase_create("log");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tc, levels_only_for_the_journal);
 	tcase_add_test(tc, long_lines_are_cut);
@@ -109,9 +108,5 @@ int main(void)
 	tcase_add_test(tc, histogram_bounds_hold_what_they_say);
 	tcase_add_test(tc, histogram_takes_any_duration);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 
 #include "daemon/cache/cache.h"
 #include "kernels/kernels.h"
+#include "tests/lib/run-suite.h"
 
 #define REGION_BYTES ((size_t)32 << 20)
 #define RANK 8u
@@ -428,11 +429,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

@@ -17,6 +17,7 @@
 #include "daemon/mailbox.h"
 #include "daemon/worker.h"
 #include "libclient/wire.h"
+#include "tests/lib/run-suite.h"
 
 static struct loop *loop;
 static struct control_peer *peer;
@@ -273,8 +274,6 @@ int main(void)
 {
 	Suite *suite = suite_create("daemon-control");
 	TCase *tc = tcase_create("control");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 30);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -288,9 +287,5 @@ int main(void)
 	tcase_add_test(tc, jobs_run_there_and_end_here);
 	tcase_add_test(tc, freeing_the_worker_ends_every_job);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "daemon/options.h"
+#include "tests/lib/run-suite.h"
 
 #define WORDS_MAX 32
 
@@ -205,7 +206,6 @@ int main(void)
 {
 	Suite *suite = suite_create("daemon-options");
 	TCase *tc = tcase_create("options");
-	SRunner *runner;
 	int failed, fd = mkstemp(path);
 
 	if (fd < 0)
@@ -221,10 +221,7 @@ int main(void)
 	tcase_add_test(tc, default_paths);
 	tcase_add_test(tc, a_missing_default_file_is_none);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	(void)unlink(path);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -10,6 +10,7 @@
 #include "daemon/format/split-regex.h"
 #include "daemon/format/vocab.h"
 #include "tests/unit/format-mutate.h"
+#include "tests/lib/run-suite.h"
 
 #define SHAPE                                                                                                         \
 	"\"model_type\":\"llama\",\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2,"                  \
@@ -247,8 +248,6 @@ int main(void)
 {
 	Suite *suite = suite_create("format-config");
 	TCase *tests = tcase_create("config");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, spellings);
@@ -259,9 +258,5 @@ int main(void)
 	tcase_add_test(tests, expressions);
 	tcase_add_test(tests, damage_anywhere);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 #include "daemon/format/vocab.h"
 #include "tests/unit/format-gguf.h"
 #include "tests/unit/format-mutate.h"
+#include "tests/lib/run-suite.h"
 
 #define TYPE_F32 0
 #define TYPE_Q8_0 8
@@ -229,8 +230,6 @@ int main(void)
 {
 	Suite *suite = suite_create("format-gguf");
 	TCase *tests = tcase_create("gguf");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_loop_test(tests, a_view, 2, 4);
@@ -239,9 +238,5 @@ int main(void)
 	tcase_add_test(tests, vocabulary);
 	tcase_add_test(tests, damage_anywhere);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -9,6 +9,7 @@
 #include "daemon/format/image.h"
 #include "kernels/kernels.h"
 #include "tests/unit/format-mutate.h"
+#include "tests/lib/run-suite.h"
 
 static const struct image_geometry geometry = { 2, 96, 160, 3, 1, 32, 50 };
 static struct diag diag;
@@ -316,8 +317,6 @@ int main(void)
 {
 	Suite *suite = suite_create("format-image");
 	TCase *tests = tcase_create("image");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, crc32c_of_rfc3720);
@@ -330,9 +329,5 @@ int main(void)
 	tcase_add_test(tests, conf_files);
 	tcase_add_test(tests, conf_numbers);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

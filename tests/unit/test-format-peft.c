@@ -9,6 +9,7 @@
 #include "daemon/format/peft.h"
 #include "kernels/kernels.h"
 #include "tests/unit/format-mutate.h"
+#include "tests/lib/run-suite.h"
 
 #define TENSORS_MAX 64
 
@@ -284,8 +285,6 @@ int main(void)
 {
 	Suite *suite = suite_create("format-peft");
 	TCase *tests = tcase_create("peft");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, names);
@@ -297,9 +296,5 @@ int main(void)
 	tcase_add_test(tests, tensors_refused);
 	tcase_add_test(tests, damage_anywhere);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

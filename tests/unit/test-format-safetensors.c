@@ -8,6 +8,7 @@
 #include "daemon/format/json.h"
 #include "daemon/format/safetensors.h"
 #include "tests/unit/format-mutate.h"
+#include "tests/lib/run-suite.h"
 
 static struct diag diag;
 
@@ -180,8 +181,6 @@ int main(void)
 {
 	Suite *suite = suite_create("format-safetensors");
 	TCase *tests = tcase_create("safetensors");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, a_view);
@@ -192,9 +191,5 @@ int main(void)
 	tcase_add_test(tests, json_bounds);
 	tcase_add_test(tests, damage_anywhere);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -9,6 +9,7 @@
 
 #include "daemon/import/export.h"
 #include "daemon/import/import.h"
+#include "tests/lib/run-suite.h"
 
 static char *folder;
 static struct store *store;
@@ -475,11 +476,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

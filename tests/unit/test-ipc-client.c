@@ -26,6 +26,7 @@
 #include "daemon/ipc/ipc.h"
 #include "daemon/os/loop.h"
 #include "daemon/os/sock.h"
+#include "tests/lib/run-suite.h"
 
 #define LISTED 3000
 
@@ -239,7 +240,7 @@ static void start_daemon(void)
 	snprintf(folder, sizeof(folder), "/tmp/test-ipc-client.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/lorad.sock", folder);
-	ck_assert_int_eq(sock_listen(&listen_fd, path, 0600, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&listen_fd, SOCK_SEQPACKET, path, 0600, &diag), SOCK_OK);
 	ck_assert_int_eq(loop_new(&loop), 0);
 	options.loop = loop;
 	options.listen_fd = listen_fd;
@@ -852,8 +853,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ipc-client");
 	TCase *tcase = tcase_create("client");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, start_daemon, stop_daemon);
 	tcase_add_test(tcase, streams);
@@ -879,9 +878,5 @@ int main(void)
 	tcase_add_test(tcase, nobody_is_listening);
 	tcase_set_timeout(tcase, 60);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -25,6 +25,7 @@
 #include "libclient/message.h"
 #include "libclient/ring.h"
 #include "libclient/wire.h"
+#include "tests/lib/run-suite.h"
 
 static struct loop *loop;
 static struct ipc *ipc;
@@ -85,7 +86,7 @@ static void start_daemon(void)
 	snprintf(folder, sizeof(folder), "/tmp/test-ipc-hostile.XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(folder));
 	snprintf(path, sizeof(path), "%s/lorad.sock", folder);
-	ck_assert_int_eq(sock_listen(&listen_fd, path, 0600, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&listen_fd, SOCK_SEQPACKET, path, 0600, &diag), SOCK_OK);
 	ck_assert_int_eq(loop_new(&loop), 0);
 	options.loop = loop;
 	options.listen_fd = listen_fd;
@@ -422,7 +423,7 @@ START_TEST(library_meets_another_version)
 	int fd;
 
 	snprintf(other, sizeof(other), "%s/o", folder);
-	ck_assert_int_eq(sock_listen(&fd, other, 0600, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&fd, SOCK_SEQPACKET, other, 0600, &diag), SOCK_OK);
 	for (size_t i = 0; i < 3; ++i) {
 		lc_connection *connection;
 		pid_t pid = fork();
@@ -527,8 +528,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ipc-hostile");
 	TCase *tcase = tcase_create("hostile");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, start_daemon, stop_daemon);
 	tcase_add_test(tcase, memory_is_sealed);
@@ -546,9 +545,5 @@ int main(void)
 	tcase_add_test(tcase, silent_clients_are_dropped);
 	tcase_set_timeout(tcase, 60);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 
 #include "daemon/ipc/session.h"
 #include "libclient/message.h"
+#include "tests/lib/run-suite.h"
 
 struct built {
 	struct message_writer w;
@@ -309,8 +310,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ipc-request");
 	TCase *tcase = tcase_create("request");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, defaults);
 	tcase_add_test(tcase, every_item);
@@ -322,9 +321,5 @@ int main(void)
 	tcase_add_test(tcase, truncated_and_flipped);
 	tcase_add_test(tcase, noise);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "libclient/message.h"
+#include "tests/lib/run-suite.h"
 
 #define SLOTS 8u
 
@@ -226,8 +227,6 @@ int main(void)
 {
 	Suite *suite = suite_create("libclient-ring");
 	TCase *tcase = tcase_create("ring");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, cycles_through_both_wraps);
 	tcase_add_test(tcase, full_to_the_last_slot);
@@ -238,9 +237,5 @@ int main(void)
 	tcase_add_test(tcase, message_cut_short);
 	tcase_add_test(tcase, item_lengths_that_wrap);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

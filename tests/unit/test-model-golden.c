@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "tests/unit/model-rig.h"
+#include "tests/lib/run-suite.h"
 
 #define TOKENS_MAX 256
 #define GREEDY_MAX 64
@@ -161,7 +162,6 @@ END_TEST
 
 int main(void)
 {
-	SRunner *runner;
 	Suite *suite;
 	TCase *tc;
 	char path[4096];
@@ -184,10 +184,7 @@ int main(void)
 	tcase_add_test(tc, int8_is_close);
 	tcase_add_test(tc, f32_of_gguf_equals_transformers);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	json_decref(golden);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

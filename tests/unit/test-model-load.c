@@ -10,6 +10,7 @@
 
 #include "tests/unit/model-rig.h"
 #include "tests/unit/model-tiny.h"
+#include "tests/lib/run-suite.h"
 
 #define N_TOKENS 20
 
@@ -175,8 +176,6 @@ int main(void)
 {
 	Suite *suite = suite_create("model-load");
 	TCase *tc = tcase_create("load");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -187,9 +186,5 @@ int main(void)
 	tcase_add_test(tc, wrong_tensors_are_named);
 	tcase_add_test(tc, truncations_are_refused);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -8,6 +8,7 @@
 
 #include "daemon/model/kv.h"
 #include "daemon/model/pool.h"
+#include "tests/lib/run-suite.h"
 
 enum { FREE = 0xff, RUNS_MAX = 4000 };
 
@@ -188,8 +189,6 @@ int main(void)
 {
 	Suite *suite = suite_create("model-pool");
 	TCase *tc = tcase_create("pool");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, random_traffic_matches_model, 0, 6);
@@ -197,9 +196,5 @@ int main(void)
 	tcase_add_loop_test(tc, block_tokens_waste_little, 0, 4);
 	tcase_add_test(tc, reserve_takes_all_or_nothing);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -12,6 +12,7 @@
 
 #include "tests/unit/model-rig.h"
 #include "tests/unit/model-tiny.h"
+#include "tests/lib/run-suite.h"
 
 #define N_TOKENS 150 /* more than the head takes at once, several KV blocks */
 #define N_LORAS 4
@@ -285,8 +286,6 @@ int main(void)
 {
 	Suite *suite = suite_create("model-step");
 	TCase *tc = tcase_create("step");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -296,9 +295,5 @@ int main(void)
 	tcase_add_test(tc, adapters_equal_merged_weights);
 	tcase_add_test(tc, tokens_seen_reach_the_sampler);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

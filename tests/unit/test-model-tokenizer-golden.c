@@ -18,6 +18,7 @@
 #include "daemon/format/gguf.h"
 #include "daemon/format/vocab.h"
 #include "daemon/model/tokenizer.h"
+#include "tests/lib/run-suite.h"
 
 static json_t *golden;
 
@@ -159,7 +160,6 @@ END_TEST
 int main(void)
 {
 	const char *source = setting("top_srcdir");
-	SRunner *runner;
 	Suite *suite;
 	TCase *tests;
 	char path[4096];
@@ -181,10 +181,7 @@ int main(void)
 	tcase_add_test(tests, cases_of_the_file);
 	tcase_add_test(tests, chat_of_the_file);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	json_decref(golden);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -7,6 +7,7 @@
 
 #include "daemon/format/vocab.h"
 #include "daemon/model/tokenizer.h"
+#include "tests/lib/run-suite.h"
 
 #define SPACE "\xc4\xa0" /* U+0120, what a space is in the byte-level alphabet */
 #define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}"
@@ -214,8 +215,6 @@ int main(void)
 {
 	Suite *suite = suite_create("model-tokenizer");
 	TCase *tests = tcase_create("tokenizer");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tests, 60);
 	tcase_add_test(tests, merges_by_rank);
@@ -227,9 +226,5 @@ int main(void)
 	tcase_add_loop_test(tests, detokenizer_any_cut, 0, sizeof(decoded) / sizeof(*decoded));
 	tcase_add_test(tests, chat_templates);
 	suite_add_tcase(suite, tests);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -19,6 +19,7 @@
 #include "daemon/base/list.h"
 #include "daemon/os/sock.h"
 #include "libclient/wire.h"
+#include "tests/lib/run-suite.h"
 
 static struct loop *loop;
 
@@ -256,16 +257,16 @@ START_TEST(socket_stale_and_live)
 	int first, second = -1;
 	mode_t old = umask(077);
 
-	ck_assert_int_eq(sock_listen(&first, path, 0660, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&first, SOCK_SEQPACKET, path, 0660, &diag), SOCK_OK);
 	umask(old);
 	ck_assert_int_eq(stat(path, &found), 0);
 	ck_assert_uint_eq(found.st_mode & 0777, 0660);
-	ck_assert_int_eq(sock_listen(&second, path, 0660, &diag), SOCK_E_REFUSED);
+	ck_assert_int_eq(sock_listen(&second, SOCK_SEQPACKET, path, 0660, &diag), SOCK_E_REFUSED);
 	ck_assert_ptr_nonnull(strstr(diag.text, path));
 	ck_assert_int_eq(second, -1);
 	close(first); /* as a daemon that died: the file is still there */
 	ck_assert_int_eq(stat(path, &found), 0);
-	ck_assert_int_eq(sock_listen(&second, path, 0660, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&second, SOCK_SEQPACKET, path, 0660, &diag), SOCK_OK);
 	close(second);
 }
 END_TEST
@@ -279,7 +280,7 @@ START_TEST(socket_path_taken_by_a_file)
 	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	ck_assert_int_ge(fd, 0);
 	close(fd);
-	ck_assert_int_eq(sock_listen(&fd, path, 0660, &diag), SOCK_E_REFUSED);
+	ck_assert_int_eq(sock_listen(&fd, SOCK_SEQPACKET, path, 0660, &diag), SOCK_E_REFUSED);
 	ck_assert_int_eq(access(path, F_OK), 0);
 }
 END_TEST
@@ -291,7 +292,7 @@ START_TEST(socket_folder_far_away)
 	int fd;
 
 	snprintf(far, sizeof(far), "%s/x/y/lorad.sock", folder); /* more than one folder is missing */
-	ck_assert_int_eq(sock_listen(&fd, far, 0660, &diag), SOCK_E_REFUSED);
+	ck_assert_int_eq(sock_listen(&fd, SOCK_SEQPACKET, far, 0660, &diag), SOCK_E_REFUSED);
 }
 END_TEST
 
@@ -303,8 +304,8 @@ START_TEST(socket_path_too_long)
 
 	memset(long_path, 'x', sizeof(long_path) - 1);
 	long_path[sizeof(long_path) - 1] = 0;
-	ck_assert_int_eq(sock_listen(&fd, long_path, 0660, &diag), SOCK_E_REFUSED);
-	ck_assert_int_eq(sock_listen(&fd, "", 0660, &diag), SOCK_E_REFUSED);
+	ck_assert_int_eq(sock_listen(&fd, SOCK_SEQPACKET, long_path, 0660, &diag), SOCK_E_REFUSED);
+	ck_assert_int_eq(sock_listen(&fd, SOCK_SEQPACKET, "", 0660, &diag), SOCK_E_REFUSED);
 }
 END_TEST
 
@@ -314,7 +315,7 @@ START_TEST(accept_tells_who)
 	struct diag diag;
 	int listener, client, server;
 
-	ck_assert_int_eq(sock_listen(&listener, path, 0600, &diag), SOCK_OK);
+	ck_assert_int_eq(sock_listen(&listener, SOCK_SEQPACKET, path, 0600, &diag), SOCK_OK);
 	ck_assert_int_eq(sock_accept(listener, &server, &peer), SOCK_E_AGAIN);
 	client = connect_to(path);
 	ck_assert_int_eq(sock_accept(listener, &server, &peer), SOCK_OK);
@@ -375,8 +376,6 @@ int main(void)
 {
 	Suite *suite = suite_create("os-loop");
 	TCase *loops = tcase_create("loop"), *socks = tcase_create("sock"), *wires = tcase_create("wire");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(loops, setup, teardown);
 	tcase_add_test(loops, removed_in_its_batch);
@@ -399,9 +398,5 @@ int main(void)
 	suite_add_tcase(suite, socks);
 	tcase_add_test(wires, wire_passes_descriptors);
 	suite_add_tcase(suite, wires);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

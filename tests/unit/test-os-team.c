@@ -11,6 +11,7 @@
 
 #include "daemon/os/mem.h"
 #include "daemon/os/team.h"
+#include "tests/lib/run-suite.h"
 
 enum { PARTS_MAX = 64 };
 
@@ -129,8 +130,6 @@ int main(void)
 {
 	Suite *suite = suite_create("os-team");
 	TCase *tc = tcase_create("team");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, every_part_runs_once, 1, 6);
@@ -138,9 +137,5 @@ int main(void)
 	tcase_add_test(tc, cost_of_a_run);
 	tcase_add_test(tc, region_is_aligned_and_zero);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

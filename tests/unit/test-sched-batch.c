@@ -5,6 +5,7 @@
 
 #include "daemon/sched/batch.h"
 #include "daemon/sched/charge.h"
+#include "tests/lib/run-suite.h"
 
 static const struct batch_limits limits = { .rows = 16, .mixed_rows = 4 };
 
@@ -96,8 +97,6 @@ int main(void)
 {
 	Suite *suite = suite_create("sched-batch");
 	TCase *tc = tcase_create("batch");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tc, decodes_come_first);
 	tcase_add_test(tc, prefills_alone_take_the_whole_step);
@@ -106,9 +105,5 @@ int main(void)
 	tcase_add_test(tc, the_youngest_yields);
 	tcase_add_test(tc, charges_are_bounded_by_client);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -15,6 +15,7 @@
 #include "daemon/sched/engine.h"
 #include "libclient/loraclient.h"
 #include "tests/unit/sched-fakes.h"
+#include "tests/lib/run-suite.h"
 
 #define LONG 200
 
@@ -578,8 +579,6 @@ int main(void)
 {
 	Suite *suite = suite_create("sched-engine");
 	TCase *tc = tcase_create("engine");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, one_answer);
@@ -608,9 +607,5 @@ int main(void)
 	tcase_add_test(tc, values_are_judged);
 	tcase_add_test(tc, the_edges_are_admitted);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

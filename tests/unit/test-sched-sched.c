@@ -10,6 +10,7 @@
 #include "daemon/sched/sched.h"
 #include "libclient/loraclient.h"
 #include "tests/unit/sched-fakes.h"
+#include "tests/lib/run-suite.h"
 
 static struct sched *sched;
 static struct ipc_session *session;
@@ -151,8 +152,6 @@ int main(void)
 {
 	Suite *suite = suite_create("sched-sched");
 	TCase *tc = tcase_create("sched");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(tc, 60);
 	tcase_add_checked_fixture(tc, setup, teardown);
@@ -165,9 +164,5 @@ int main(void)
 	tcase_add_test(tc, freed_with_work_in_flight);
 	tcase_add_test(tc, list_is_one_answer);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

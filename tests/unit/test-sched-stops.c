@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/sched/stops.h"
+#include "tests/lib/run-suite.h"
 
 struct outcome {
 	char text[256];
@@ -130,17 +131,11 @@ int main(void)
 {
 	Suite *suite = suite_create("sched-stops");
 	TCase *tc = tcase_create("stops");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tc, every_cut_gives_the_same_text);
 	tcase_add_test(tc, holds_back_no_more_than_it_must);
 	tcase_add_test(tc, without_strings_text_passes);
 	tcase_add_test(tc, text_with_nul_bytes);
 	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -61,6 +61,7 @@ bool __wrap_uring_reap(struct uring *uring, uint64_t *ret_tag, int *ret_result);
 
 /* The tag of a piece is its address, see reader-uring.c. */
 #include "daemon/store/reader.h"
+#include "tests/lib/run-suite.h"
 
 bool __wrap_uring_reap(struct uring *uring, uint64_t *ret_tag, int *ret_result)
 {
@@ -458,11 +459,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The store: names and versions, deletion, what survives damage, a full disk and a second daemon. */
 #include "tests/unit/store-util.h"
+#include "tests/lib/run-suite.h"
 
 #include <fcntl.h>
 #include <lmdb.h>
@@ -448,11 +449,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

@@ -11,6 +11,7 @@
 
 #include "tools/control.h"
 #include "tools/tool.h"
+#include "tests/lib/run-suite.h"
 
 struct answer {
 	const char *bytes;
@@ -201,17 +202,11 @@ int main(void)
 {
 	Suite *suite = suite_create("tools/control");
 	TCase *tcase = tcase_create("control");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, test_reply_in_pieces);
 	tcase_add_test(tcase, test_descriptors);
 	tcase_add_test(tcase, test_failures);
 	tcase_add_test(tcase, test_nobody_there);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

@@ -16,6 +16,7 @@
 
 #include "daemon/base/cleanup.h"
 #include "tests/unit/tools-run.h"
+#include "tests/lib/run-suite.h"
 
 /* What the server saw, shared with it. */
 struct seen {
@@ -275,8 +276,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tools/loractl");
 	TCase *tcase = tcase_create("loractl");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, start, stop);
 	tcase_set_timeout(tcase, 60);
@@ -286,9 +285,5 @@ int main(void)
 	tcase_add_test(tcase, test_export);
 	tcase_add_test(tcase, test_replies);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

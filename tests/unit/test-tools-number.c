@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "tools/number.h"
+#include "tests/lib/run-suite.h"
 
 START_TEST(test_int)
 {
@@ -95,16 +96,10 @@ int main(void)
 {
 	Suite *suite = suite_create("tools/number");
 	TCase *tcase = tcase_create("number");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, test_int);
 	tcase_add_test(tcase, test_uint);
 	tcase_add_test(tcase, test_real);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

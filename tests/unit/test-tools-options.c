@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "tools/options.h"
+#include "tests/lib/run-suite.h"
 
 struct target {
 	bool flag;
@@ -147,8 +148,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tools/options");
 	TCase *tcase = tcase_create("options");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_test(tcase, test_spellings);
 	tcase_add_test(tcase, test_stop_at_word);
@@ -156,9 +155,5 @@ int main(void)
 	tcase_add_test(tcase, test_refused);
 	tcase_add_test(tcase, test_help_names_every_option);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

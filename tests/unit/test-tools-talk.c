@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "tests/unit/tools-run.h"
+#include "tests/lib/run-suite.h"
 
 static char folder[64], socket_path[96];
 static struct tools_running fake;
@@ -247,8 +248,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tools/talk");
 	TCase *tcase = tcase_create("talk");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, start, stop);
 	tcase_set_timeout(tcase, 60);
@@ -261,9 +260,5 @@ int main(void)
 	tcase_add_test(tcase, test_bench);
 	tcase_add_test(tcase, test_bench_refuses);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }
