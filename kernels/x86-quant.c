@@ -150,11 +150,11 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 }
 
 /* Rows [row, row + rows) of the outputs from output `out` on. */
-INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned rows,
-		     unsigned vectors)
+INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned encodings,
+		     unsigned rows, unsigned vectors)
 {
 	uint32_t blocks = a->w->cols / QUANT_BLOCK;
-	uint32_t encodings = a->w->activation == X86_INT8X2 ? 2 : 1, width = blocks * encodings;
+	uint32_t width = blocks * encodings;
 	struct tile t = { .x = (const struct quant_q8 *)a->activated + (size_t)row * width, .width = width };
 	vf sum[ROWS][VECTORS];
 
@@ -165,44 +165,52 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			sum[i][v] = v_zero();
-	for (uint32_t b = 0, e = 0; b < blocks; b++)
-		for (uint32_t end = e + encodings; e < end; e++)
-			block(&t, b, e, layout, rows, vectors, sum);
+	for (uint32_t b = 0; b < blocks; b++)
+		UNROLL for (unsigned e = 0; e < encodings; e++)
+			block(&t, b, b * encodings + e, layout, rows, vectors, sum);
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			x86_store(a, row + i, out + v * VL, sum[i][v]);
 }
 
-INLINE void run_rows(const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned vectors)
+INLINE void run_rows(const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned encodings, unsigned vectors)
 {
 	uint32_t row = 0;
 
 	for (; row + ROWS <= a->n; row += ROWS)
-		run_tile(a, row, out, layout, ROWS, vectors);
+		run_tile(a, row, out, layout, encodings, ROWS, vectors);
 	for (; ROWS > 4 && row + 4 <= a->n; row += 4)
-		run_tile(a, row, out, layout, ROWS > 4 ? 4 : 1, vectors);
+		run_tile(a, row, out, layout, encodings, ROWS > 4 ? 4 : 1, vectors);
 	for (; ROWS > 2 && row + 2 <= a->n; row += 2)
-		run_tile(a, row, out, layout, ROWS > 2 ? 2 : 1, vectors);
+		run_tile(a, row, out, layout, encodings, ROWS > 2 ? 2 : 1, vectors);
 	for (; row < a->n; row++)
-		run_tile(a, row, out, layout, 1, vectors);
+		run_tile(a, row, out, layout, encodings, 1, vectors);
 }
 
-INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
+INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout, unsigned encodings)
 {
 	uint32_t out = first * PANEL;
 
 	for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
-		run_rows(a, out, layout, VECTORS);
+		run_rows(a, out, layout, encodings, VECTORS);
 	for (; out < end * PANEL; out += VL)
-		run_rows(a, out, layout, 1);
+		run_rows(a, out, layout, encodings, 1);
+}
+
+INLINE void run_encoded(const struct kern_matmul *a, uint32_t first, uint32_t end, unsigned encodings)
+{
+	if (a->w->layout == X86_Q8_0)
+		run_panels(a, first, end, X86_Q8_0, encodings);
+	else if (a->w->layout == X86_Q4_0)
+		run_panels(a, first, end, X86_Q4_0, encodings);
+	else
+		run_panels(a, first, end, X86_Q4_1, encodings);
 }
 
 void X86(matmul_quant)(const struct kern_matmul *a, uint32_t first, uint32_t end)
 {
-	if (x86_layout_of(a->w) == X86_Q8_0)
-		run_panels(a, first, end, X86_Q8_0);
-	else if (x86_layout_of(a->w) == X86_Q4_0)
-		run_panels(a, first, end, X86_Q4_0);
+	if (a->w->activation == X86_INT8X2)
+		run_encoded(a, first, end, 2);
 	else
-		run_panels(a, first, end, X86_Q4_1);
+		run_encoded(a, first, end, 1);
 }
