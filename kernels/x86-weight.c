@@ -175,37 +175,38 @@ void X86(embed)(const void *args, unsigned part, unsigned n_parts)
 		embed_row(a->table, a->step->token[i], a->x + (size_t)i * a->table->cols);
 }
 
-/* quant_encode_q8() with vectors: the same bits. */
-static void encode_q8(const float *x, struct quant_q8 *ret)
+#define BLOCK_VECTORS (QUANT_BLOCK / VL)
+
+/* quant_encode_q8() with vectors: the same bits. v becomes what that leaves, as quant_rest_q8() has it. */
+INLINE void encode_q8(vf v[BLOCK_VECTORS], struct quant_q8 *ret)
 {
-	vf v[QUANT_BLOCK / VL], most = v_zero();
+	vf most = v_zero();
 	int sum = 0;
 
-	UNROLL for (unsigned i = 0; i < QUANT_BLOCK / VL; i++) {
-		v[i] = v_load(x + i * VL);
+	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
 		most = v_max(most, v_abs(v[i]));
-	}
 	float largest = v_most(most);
-	vf inverse = v_set(largest > 0 ? 127 / largest : 0);
-	UNROLL for (unsigned i = 0; i < QUANT_BLOCK / VL; i++)
-		sum += v_store_int8(ret->q + i * VL, v_mul(v[i], inverse));
+	vf inverse = v_set(largest > 0 ? 127 / largest : 0), rounded[BLOCK_VECTORS];
+	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++) {
+		rounded[i] = v_round(v_mul(v[i], inverse));
+		sum += v_store_int8(ret->q + i * VL, rounded[i]);
+	}
 	quant_set_sums(ret, largest, sum);
+	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
+		v[i] = v_sub(v[i], v_mul(v_set(ret->scale), rounded[i]));
 }
 
 static void encode_block(const struct kern_activate *a, uint32_t i)
 {
-	const float *x = a->x + (size_t)i * QUANT_BLOCK;
-	struct quant_q8 *to = a->to;
-	float rest[QUANT_BLOCK];
+	unsigned encodings = a->activation == X86_INT8X2 ? 2 : 1;
+	struct quant_q8 *to = (struct quant_q8 *)a->to + (size_t)i * encodings;
+	vf v[BLOCK_VECTORS];
 
-	if (a->activation == X86_INT8) {
-		encode_q8(x, to + i);
-		return;
-	}
-	to += 2 * (size_t)i;
-	encode_q8(x, to);
-	quant_rest_q8(x, to, rest);
-	encode_q8(rest, to + 1);
+	UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++)
+		v[k] = v_load(a->x + (size_t)i * QUANT_BLOCK + k * VL);
+	encode_q8(v, to);
+	if (encodings == 2)
+		encode_q8(v, to + 1);
 }
 
 static void encode_half(const float *x, uint32_t cols, void *to)
