@@ -12,9 +12,9 @@
  *
  * Under int8 the inputs of q, k, v and down are encoded twice (KERN_PRECISION_INT8X2): they have outliers beside which the
  * rest of a block rounds away. Measured on SmolLM2 Q4_1 against f32, mean and largest difference of a token's
- * log-probability over the base and ten adapters, and requests/s at 16 clients: none 0.063, 1.02, 16.2; q, k, v 0.051,
- * 0.56, 15.0; these four 0.042, 0.56, 13.2; all 0.025, 0.27, 11.2. With fewer than these the model names songs when it is asked
- * for the capital of France.
+ * log-probability over the base and ten adapters, and requests/s of 16 clients on the base: none 0.063, 1.02, 19.0; q, k, v
+ * 0.051, 0.56, 16.6; these four 0.042, 0.56, 14.5; all 0.025, 0.27, 11.9. With fewer than these the model names songs when it
+ * is asked for the capital of France.
  *
  * A model is immutable once open; any thread may read it.
  */
