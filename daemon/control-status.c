@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "config.h"
+#include "daemon/compute.h"
 #include "daemon/control-call.h"
 #include "daemon/metrics.h"
 #include "daemon/model/model.h"
@@ -85,8 +86,10 @@ void control_status(struct control_call *call)
 
 	metrics_read(parts, &metrics);
 	control_reply(call, json_pack("{s:s, s:o, s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I}", "version",
-				      PACKAGE_VERSION, "model", model_json(parts, &metrics), "device", "cpu", "isa",
-				      parts->isa, "memory", parts->memory, "threads", (json_int_t)parts->threads,
+				      PACKAGE_VERSION, "model", model_json(parts, &metrics), "device",
+				      parts->compute->name, "isa", parts->compute->isa, "memory",
+				      mem_kind_name(parts->compute->region.kind), "threads",
+				      (json_int_t)parts->compute->threads,
 				      "uptime_s", (json_int_t)metrics.uptime_s, "requests",
 				      requests_json(&metrics.sched), "steps", steps_json(&metrics), "pool",
 				      pool_json(&metrics), "cache", cache_json(&metrics), "pager",

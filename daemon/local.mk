@@ -3,6 +3,7 @@ sbin_PROGRAMS += daemon/lorad
 
 noinst_LTLIBRARIES += daemon/libdaemon.la
 daemon_libdaemon_la_SOURCES = \
+	daemon/compute.c daemon/compute.h \
 	daemon/control.c daemon/control.h \
 	daemon/control-adapters.c \
 	daemon/control-call.h \
@@ -32,4 +33,5 @@ daemon_lorad_LDADD = \
 	daemon/os/libos.la \
 	daemon/base/libbase.la \
 	kernels/libkernels.la \
+	$(KERN_CUDA) $(KERN_CUDA_LIBS) \
 	$(JANSSON_LIBS) $(LMDB_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) $(CRYPTO_LIBS) $(PCRE2_LIBS) -lm

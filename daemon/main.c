@@ -3,7 +3,7 @@
  * lorad
  *
  * Reads options and environment, runs the server, and turns results into exit statuses: 0 ended as told, 1 failed, 2 not
- * how lorad is called. The only file of the daemon that looks at the environment.
+ * how lorad is called, 3 the device failed while serving and a new process may do better. The only file of the daemon that looks at the environment.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@
 #include "daemon/server.h"
 
 #define EXIT_USAGE 2
+#define EXIT_DEVICE_LOST 3
 
 static const char *from_environment(const char *name)
 {
@@ -37,9 +38,14 @@ static int serve(const struct options *options)
 
 	if (server_new(&server, options, &diag))
 		return complain(&diag, "could not start, see above", EXIT_FAILURE);
-	if (server_run(server) < 0)
+	switch (server_run(server)) {
+	case SERVER_OK:
+		return EXIT_SUCCESS;
+	case SERVER_E_LOST:
+		return EXIT_DEVICE_LOST;
+	default:
 		return complain(&diag, "ended by a failure, see above", EXIT_FAILURE);
-	return EXIT_SUCCESS;
+	}
 }
 
 static int run(int argc, char **argv, struct options *options)

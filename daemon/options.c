@@ -110,12 +110,23 @@ static int judge_device(const char *what, const char *value, void *to, struct di
 	struct options *options = to;
 	uint64_t number = 0;
 
-	options->cuda = strncmp(value, "cuda", 4) == 0;
-	if (strcmp(value, "auto") == 0 || strcmp(value, "cpu") == 0 || strcmp(value, "cuda") == 0)
+	options->cuda_number = 0;
+	options->device = strcmp(value, "auto") == 0 ? OPTIONS_DEVICE_AUTO :
+			  strcmp(value, "cpu") == 0  ? OPTIONS_DEVICE_CPU :
+						       OPTIONS_DEVICE_CUDA;
+	if (options->device != OPTIONS_DEVICE_CUDA || strcmp(value, "cuda") == 0)
 		return OPTIONS_OK;
-	if (!options->cuda || value[4] != ':' || conf_u64(what, value + 5, 1023, &number, NULL))
+	if (strncmp(value, "cuda:", 5) != 0 || conf_u64(what, value + 5, 1023, &number, NULL))
 		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, cpu, cuda or cuda:N", what, value);
 	options->cuda_number = (uint32_t)number;
+	return OPTIONS_OK;
+}
+
+static int judge_switch(const char *what, const char *value, void *to, struct diag *diag)
+{
+	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be on or off", what, value);
+	*(bool *)to = strcmp(value, "on") == 0;
 	return OPTIONS_OK;
 }
 
@@ -134,10 +145,14 @@ static const struct option table[] = {
 	  offsetof(struct options, threads) },
 	{ "isa", "auto|scalar|avx2|avx512|vnni|bf16", "instruction set of the CPU backend", judge_isa,
 	  offsetof(struct options, isa) },
-	{ "device-memory", "BYTES", "memory for keys, values and adapters (K, M, G; default: 1/4 of RAM, at most 4G)",
+	{ "device-memory", "BYTES",
+	  "memory for keys, values and adapters (K, M, G; default: 1/4 of RAM, at most 4G; what a GPU has left)",
 	  judge_bytes, offsetof(struct options, device_memory) },
-	{ "host-cache", "BYTES", "the part of it that adapters may take (default: half)", judge_bytes,
+	{ "host-cache", "BYTES",
+	  "the part of it that adapters may take (default: half); with a GPU host memory of their own", judge_bytes,
 	  offsetof(struct options, host_cache) },
+	{ "cuda-graphs", "on|off", "record steps of decodes and replay them (default: off)", judge_switch,
+	  offsetof(struct options, cuda_graphs) },
 	{ "context", "N", "most tokens of one request (default: the model's)", judge_context,
 	  offsetof(struct options, context) },
 };

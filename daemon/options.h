@@ -14,11 +14,14 @@
 
 #define OPTIONS_ISA_AUTO (-1)
 
+enum options_device { OPTIONS_DEVICE_AUTO, OPTIONS_DEVICE_CPU, OPTIONS_DEVICE_CUDA };
+
 /* What was asked for. Strings live as long as argv and the struct itself; NULL and 0: not given. */
 struct options {
 	const char *model, *store, *socket, *config;
-	bool cuda;                /* device */
+	enum options_device device;
 	uint32_t cuda_number;
+	bool cuda_graphs;
 	enum model_precision precision;
 	int isa;                  /* enum kern_isa or OPTIONS_ISA_AUTO */
 	uint64_t threads, context;

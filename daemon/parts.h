@@ -19,9 +19,8 @@ struct parts {
 	struct sched *sched;
 	struct ipc *ipc;
 	struct importer *importer;
-	const char *isa, *memory;     /* names of what was chosen at start */
-	uint32_t threads;
-	uint64_t host_cache;
+	const struct compute *compute; /* what was chosen at start */
+	uint64_t host_cache;          /* bytes that adapters may take of host memory */
 	uint64_t started_ns;
 };
 

@@ -16,36 +16,32 @@
 #include "daemon/server.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/sysinfo.h>
 
 #include "daemon/base/clock.h"
 #include "daemon/base/log.h"
 #include "daemon/cache/cache.h"
+#include "daemon/compute.h"
 #include "daemon/control.h"
 #include "daemon/import/import.h"
 #include "daemon/mailbox.h"
 #include "daemon/options.h"
+#include "daemon/os/journal.h"
 #include "daemon/os/loop.h"
-#include "daemon/os/mem.h"
 #include "daemon/os/notify.h"
 #include "daemon/os/sock.h"
-#include "daemon/os/team.h"
 #include "daemon/parts.h"
 #include "daemon/sched/sched.h"
 #include "daemon/worker.h"
 
 #define DRAIN_NS (5 * NS_PER_S)          /* SIGTERM ends the daemon within 10 s, with room to spare */
 #define LOAD_EXTEND_NS (60 * NS_PER_S)   /* asked of systemd with every report of progress */
-#define POOL_DEFAULT_MAX (UINT64_C(4) << 30)
-#define STEP_ROWS 512
-#define STEP_SEQS 128
 #define SOCKET_MODE 0660
 
 struct door {
@@ -60,12 +56,8 @@ struct server {
 
 	struct mailbox mailbox;
 	bool has_mailbox;
-	const struct kern_backend *backend;
-	struct kern_device *device;
-	struct team *team;
-	struct mem_region region;
-	void *pool_base;         /* device address of the region */
-	struct step *step;
+	struct compute compute;
+	_Atomic bool lost;       /* the device failed */
 	struct control *control;
 	struct door client, admin;
 
@@ -78,36 +70,7 @@ struct server {
 	char status[256];        /* what is served and how, in words */
 };
 
-/* ---- compute and memory ---- */
-
-static int choose_backend(struct server *server, struct diag *diag)
-{
-	const struct options *options = server->options;
-	enum kern_isa isa = options->isa == OPTIONS_ISA_AUTO ? kern_cpu_best() : (enum kern_isa)options->isa;
-
-	if (options->cuda)
-		return diag_set(diag, SERVER_E_REFUSED, "device: this build has no CUDA backend");
-	server->backend = kern_cpu(isa);
-	if (!server->backend)
-		return diag_set(diag, SERVER_E_REFUSED, "isa: %s: this machine does not have it", kern_isa_names[isa]);
-	server->parts.isa = kern_isa_names[isa];
-	return SERVER_OK;
-}
-
-static int make_compute(struct server *server, struct diag *diag)
-{
-	uint32_t threads = server->options->threads ? (uint32_t)server->options->threads : team_processors();
-	int r;
-
-	r = choose_backend(server, diag);
-	if (r)
-		return r;
-	server->parts.threads = threads;
-	r = team_new(&server->team, threads);
-	if (!r)
-		r = server->backend->device->open(&server->device, 0);
-	return error_trace(r);
-}
+/* ---- compute ---- */
 
 /* While it loads, systemd is told to be patient. */
 static void on_load_progress(void *userdata, double fraction)
@@ -123,97 +86,22 @@ static void on_load_progress(void *userdata, double fraction)
 	notify_loading(status, LOAD_EXTEND_NS);
 }
 
-static int load_model(struct server *server, struct diag *diag)
+static int make_compute(struct server *server, struct diag *diag)
 {
-	const struct model_options options = {
-		.path = server->options->model,
-		.precision = server->options->precision,
-		.context = (uint32_t)server->options->context,
-		.backend = server->backend,
-		.device = server->device,
-		.team = server->team,
-		.progress = on_load_progress,
-		.userdata = server,
-	};
+	struct compute *compute = &server->compute;
+	struct parts *parts = &server->parts;
 	int r;
 
 	pthread_sigmask(SIG_UNBLOCK, &server->signals, NULL);
-	r = model_open(&server->parts.model, &options, diag);
+	r = compute_init(compute, server->options, on_load_progress, server, diag);
 	pthread_sigmask(SIG_BLOCK, &server->signals, NULL);
-	return r > 0 ? SERVER_E_REFUSED : error_trace(r);
-}
-
-static uint64_t total_memory(void)
-{
-	struct sysinfo info;
-
-	return sysinfo(&info) == 0 ? (uint64_t)info.totalram * info.mem_unit : 0;
-}
-
-static int pool_size_wanted(const struct server *server, uint64_t *ret, struct diag *diag)
-{
-	uint64_t wanted = server->options->device_memory, available = mem_available();
-
-	if (wanted > available)
-		return diag_set(diag, SERVER_E_REFUSED,
-				"device-memory: %" PRIu64 " MiB asked for, %" PRIu64 " MiB are available", wanted >> 20,
-				available >> 20);
-	if (!wanted) {
-		wanted = total_memory() / 4;
-		wanted = wanted < POOL_DEFAULT_MAX ? wanted : POOL_DEFAULT_MAX;
-		wanted = wanted < available / 2 ? wanted : available / 2;
-	}
-	*ret = wanted;
-	return SERVER_OK;
-}
-
-static int make_pool(struct server *server, struct diag *diag)
-{
-	struct parts *parts = &server->parts;
-	uint64_t bytes = 0;
-	int r;
-
-	r = pool_size_wanted(server, &bytes, diag);
 	if (r)
-		return r;
-	r = mem_region_init(&server->region, "lorad-pool", bytes);
-	if (r < 0)
-		return error_trace(r);
-	parts->memory = mem_kind_name(server->region.kind);
-	r = server->backend->device->alloc(server->device, server->region.base, server->region.bytes,
-					   &server->pool_base);
-	if (!r)
-		r = pool_new(&parts->pool, server->pool_base, server->region.bytes);
-	if (r < 0)
-		return error_trace(r);
-	bytes = server->region.bytes;
-	parts->host_cache = server->options->host_cache ? server->options->host_cache : bytes / 2;
-	if (parts->host_cache > bytes) {
-		log_warning("host-cache is larger than device-memory, which bounds it on the CPU");
-		parts->host_cache = bytes;
-	}
-	return SERVER_OK;
-}
-
-static int make_kv(struct server *server, struct diag *diag)
-{
-	struct parts *parts = &server->parts;
-	const struct model_config *config = model_config(parts->model);
-	const struct kv_shape shape = {
-		.n_layers = config->geometry.n_layers,
-		.n_kv_heads = config->geometry.n_kv_heads,
-		.head_dim = config->geometry.head_dim,
-		.dtype = model_precision(parts->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16,
-	};
-	int r = kv_new(&parts->kv, parts->pool, &shape);
-
-	if (r < 0)
-		return error_trace(r);
-	if (!kv_max_tokens(parts->kv))
-		return diag_set(diag, SERVER_E_REFUSED, "device-memory: too small for the keys and values of one token");
-	if (kv_max_tokens(parts->kv) < config->context)
-		log_warning("device-memory holds %" PRIu64 " tokens of one request, less than the context of %u",
-			    kv_max_tokens(parts->kv), (unsigned)config->context);
+		return r > 0 ? SERVER_E_REFUSED : error_trace(r);
+	parts->compute = compute;
+	parts->model = compute->model;
+	parts->pool = compute->pool;
+	parts->kv = compute->kv;
+	parts->host_cache = compute->host_pool ? compute->region.bytes : compute->adapter_bytes;
 	return SERVER_OK;
 }
 
@@ -231,8 +119,8 @@ static int make_cache(struct server *server)
 {
 	struct parts *parts = &server->parts;
 	const struct pager_options pager_options = {
-		.region = server->region.base,
-		.region_bytes = server->region.bytes,
+		.region = server->compute.region.base,
+		.region_bytes = server->compute.region.bytes,
 		.best = PAGER_URING_FIXED,
 	};
 	struct cache_options cache_options;
@@ -245,39 +133,41 @@ static int make_cache(struct server *server)
 		.store = parts->store,
 		.pager = parts->pager,
 		.pool = parts->pool,
+		.device_bytes = server->compute.adapter_bytes,
 		.geometry = model_config(parts->model)->geometry,
-		.host_bytes = parts->host_cache,
+		.host_pool = server->compute.host_pool,
+		.memory = server->compute.backend->device,
+		.device = server->compute.device,
 		.changed = on_cache_changed,
 		.userdata = server,
 	};
 	return error_trace(cache_new(&parts->cache, &cache_options));
 }
 
+/* On the engine's thread: the device can do nothing more. The loop ends the daemon, systemd starts it again. */
+static void on_device_lost(void *userdata, const struct kern_failure *why)
+{
+	struct server *server = userdata;
+
+	journal_device_lost(server->compute.name, why->code, why->text);
+	atomic_store(&server->lost, true);
+	loop_stop(server->parts.loop);
+}
+
 static int make_engine(struct server *server)
 {
 	struct parts *parts = &server->parts;
-	const struct step_limits limits = { .rows = STEP_ROWS, .seqs = STEP_SEQS };
-	struct sched_options options;
-	int r;
-
-	r = step_new(&server->step, &(struct step_options){
-						 .model = parts->model,
-						 .backend = server->backend,
-						 .device = server->device,
-						 .team = server->team,
-						 .kv = kv_layout(parts->kv),
-						 .limits = limits,
-					 });
-	if (r < 0)
-		return error_trace(r);
-	options = (struct sched_options){
+	const struct sched_options options = {
 		.model = parts->model,
 		.store = parts->store,
 		.cache = parts->cache,
 		.kv = parts->kv,
-		.step = server->step,
-		.limits = limits,
+		.step = server->compute.step,
+		.limits = server->compute.limits,
+		.device_lost = on_device_lost,
+		.userdata = server,
 	};
+
 	return error_trace(sched_new(&parts->sched, &options));
 }
 
@@ -450,12 +340,6 @@ static int make_all(struct server *server, struct diag *diag)
 	if (!r)
 		r = make_compute(server, diag);
 	if (!r)
-		r = load_model(server, diag);
-	if (!r)
-		r = make_pool(server, diag);
-	if (!r)
-		r = make_kv(server, diag);
-	if (!r)
 		r = make_cache(server);
 	if (!r)
 		r = make_engine(server);
@@ -484,9 +368,9 @@ int server_new(struct server **ret, const struct options *options, struct diag *
 	if (!server)
 		return error_origin(-ENOMEM);
 	server->options = server->parts.options = options;
+	server->compute = (struct compute)COMPUTE_NULL;
 	server->client = (struct door){ .name = "client", .fd = -1 };
 	server->admin = (struct door){ .name = "control", .fd = -1 };
-	server->region = (struct mem_region)MEM_REGION_NULL;
 	server->signal_fd = -1;
 	server->signal_source = (struct loop_source)LOOP_SOURCE_NULL;
 	server->watchdog = (struct loop_timer)LOOP_TIMER_NULL;
@@ -532,16 +416,7 @@ struct server *server_free(struct server *server)
 
 	pager_free(parts->pager);
 	cache_free(parts->cache);
-	step_free(server->step);
-	kv_free(parts->kv);
-	pool_free(parts->pool);
-	if (server->pool_base)
-		server->backend->device->free(server->device, server->pool_base, server->region.bytes);
-	mem_region_deinit(&server->region);
-	model_free(parts->model);
-	if (server->device)
-		server->backend->device->close(server->device);
-	team_free(server->team);
+	compute_deinit(&server->compute);
 	if (server->has_mailbox)
 		mailbox_deinit(&server->mailbox);
 	loop_free(parts->loop);
@@ -555,8 +430,15 @@ static void say_ready(struct server *server)
 	const struct parts *parts = &server->parts;
 	const struct model_config *config = model_config(parts->model);
 
-	(void)snprintf(server->status, sizeof(server->status), "Serving %s on %u threads (%s), pool %zu MiB (%s), page-ins by %s",
-		       config->name, (unsigned)parts->threads, parts->isa, pool_size(parts->pool) >> 20, parts->memory,
+	const struct compute *compute = &server->compute;
+	char where[48];
+
+	if (compute->host_pool)
+		(void)snprintf(where, sizeof(where), "%s", compute->name);
+	else
+		(void)snprintf(where, sizeof(where), "%u threads (%s)", (unsigned)compute->threads, compute->isa);
+	(void)snprintf(server->status, sizeof(server->status), "Serving %s on %s, pool %zu MiB (%s), page-ins by %s", config->name,
+		       where, pool_size(parts->pool) >> 20, mem_kind_name(compute->region.kind),
 		       pager_method_names[pager_method(parts->pager)]);
 	log_info("%s", server->status);
 	notify_ready(server->status);
@@ -566,6 +448,8 @@ static void say_ready(struct server *server)
 
 /**
  * server_run() - serve until told to end
+ *
+ * Return: SERVER_OK, SERVER_E_LOST, or -errno.
  */
 int server_run(struct server *server)
 {
@@ -576,5 +460,5 @@ int server_run(struct server *server)
 	r = loop_run(server->parts.loop);
 	notify_stopping(2 * DRAIN_NS);
 	sched_drain(server->parts.sched, clock_ns() + DRAIN_NS);
-	return error_trace(r);
+	return r < 0 ? error_trace(r) : atomic_load(&server->lost) ? SERVER_E_LOST : SERVER_OK;
 }

@@ -12,6 +12,7 @@ struct server;
 enum server_result {
 	SERVER_OK,
 	SERVER_E_REFUSED, /* it cannot serve as asked; why is in diag */
+	SERVER_E_LOST,    /* it ended because its device failed: only a new process can go on */
 };
 
 int server_new(struct server **ret, const struct options *options, struct diag *diag);

@@ -31,8 +31,9 @@ struct kern_device {
 	struct slab *slabs;
 };
 
-int host_open(struct kern_device **ret, unsigned number)
+int host_open(struct kern_device **ret, unsigned number, struct kern_failure *why)
 {
+	(void)why;
 	if (number > 0)
 		return -ENODEV;
 	struct kern_device *device = calloc(1, sizeof *device);
@@ -125,10 +126,27 @@ void host_free(struct kern_device *device, void *p, size_t bytes)
 	pthread_mutex_unlock(&device->lock);
 }
 
+int host_memory(struct kern_device *device, size_t *ret_free, size_t *ret_total)
+{
+	(void)device, (void)ret_free, (void)ret_total;
+	return -ENOTSUP;
+}
+
+int host_reserve(struct kern_device *device, const struct kern_limits *limits)
+{
+	(void)device, (void)limits;
+	return 0;
+}
+
 int host_register(struct kern_device *device, void *p, size_t bytes)
 {
 	(void)device, (void)p, (void)bytes;
 	return 0;
+}
+
+void host_unregister(struct kern_device *device, void *p)
+{
+	(void)device, (void)p;
 }
 
 int host_copy(struct kern_device *device, void *to, const void *from, size_t bytes)
@@ -143,6 +161,12 @@ int host_fence(struct kern_device *device)
 {
 	(void)device;
 	return 0;
+}
+
+void host_failure(struct kern_device *device, struct kern_failure *ret)
+{
+	(void)device;
+	*ret = (struct kern_failure){ 0 };
 }
 
 int host_check_matrix(const struct kern_matrix *m, enum kern_precision precision)

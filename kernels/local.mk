@@ -3,6 +3,7 @@ noinst_LTLIBRARIES += kernels/libkernels.la
 kernels_libkernels_la_SOURCES = \
 	kernels/dispatch.c \
 	kernels/host.c kernels/host.h \
+	kernels/host-ops.c \
 	kernels/kernels.h \
 	kernels/philox.h \
 	kernels/quant.c kernels/quant.h \

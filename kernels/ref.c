@@ -45,21 +45,20 @@ static int ref_weight_plan(struct kern_device *device, const struct kern_matrix 
 		.activation = precision == KERN_PRECISION_INT8   ? ACTIVATION_Q8 :
 			      precision == KERN_PRECISION_INT8X2 ? ACTIVATION_Q8X2 :
 								   ACTIVATION_F32,
+		.grain = 1,
+		.grain_bytes = kern_row_bytes(m->dtype, m->cols),
 		.bytes = m->permuted_head ? m->rows * kern_row_bytes(m->dtype, m->cols) : 0,
 	};
 	return 0;
 }
 
-static void ref_weight_pack(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts)
+static void ref_weight_pack(const struct kern_weight *w, const struct kern_matrix *m, uint32_t first, uint32_t n, void *to)
 {
-	size_t row_bytes = kern_row_bytes(m->dtype, m->cols);
-	uint32_t i, end;
+	size_t row_bytes = w->grain_bytes;
 
-	if (!w->bytes)
-		return;
-	for (host_part(w->rows, 1, part, n_parts, &i, &end); i < end; i++)
-		memcpy((uint8_t *)w->data + i * row_bytes,
-		       (const uint8_t *)m->data + host_stored_row(m, i) * row_bytes, row_bytes);
+	for (uint32_t i = 0; i < n; i++)
+		memcpy((uint8_t *)to + i * row_bytes, (const uint8_t *)m->data + host_stored_row(m, first + i) * row_bytes,
+		       row_bytes);
 }
 
 static void ref_weight_release(struct kern_weight *w)
@@ -82,20 +81,22 @@ static void decode(const struct kern_weight *w, uint32_t row, uint32_t first, ui
 		ret[j] = quant_round_bf16(ret[j]);
 }
 
-static void ref_embed(const void *args, unsigned part, unsigned n_parts)
+static void ref_embed(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_embed *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	for (host_part(a->step->n_rows, 1, part, n_parts, &i, &end); i < end; i++)
 		decode(a->table, a->step->token[i], 0, a->table->cols, a->x + (size_t)i * a->table->cols);
 }
 
-static void ref_rms_norm(const void *args, unsigned part, unsigned n_parts)
+static void ref_rms_norm(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_rms_norm *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++) {
 		const float *x = a->x + (size_t)(a->row ? a->row[i] : i) * a->d;
 		float sum = 0;
@@ -107,11 +108,12 @@ static void ref_rms_norm(const void *args, unsigned part, unsigned n_parts)
 	}
 }
 
-static void ref_activate(const void *args, unsigned part, unsigned n_parts)
+static void ref_activate(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_activate *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	if (a->activation == ACTIVATION_F32)
 		return;
 	assert(a->cols % QUANT_BLOCK == 0);
@@ -174,11 +176,12 @@ static void dot_float(const struct kern_matmul *a, uint32_t o, uint32_t first, u
 	}
 }
 
-static void ref_matmul(const void *args, unsigned part, unsigned n_parts)
+static void ref_matmul(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_matmul *a = args;
 	uint32_t o, end;
 
+	(void)device;
 	for (host_part(a->w->rows, 1, part, n_parts, &o, &end); o < end; o++)
 		for (uint32_t first = 0; first < a->n; first += TILE_ROWS) {
 			uint32_t n = a->n - first < TILE_ROWS ? a->n - first : TILE_ROWS;
@@ -203,10 +206,11 @@ static float lora_number(const struct kern_lora *lora, const void *matrix, uint3
 	return x;
 }
 
-static void ref_lora_shrink(const void *args, unsigned part, unsigned n_parts)
+static void ref_lora_shrink(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_lora_shrink *a = args;
 
+	(void)device;
 	for (const struct kern_segment *s = a->step->segment; s < a->step->segment + a->step->n_segments; s++) {
 		const struct kern_lora *lora = &s->modules[a->module];
 		uint32_t j, end;
@@ -223,11 +227,12 @@ static void ref_lora_shrink(const void *args, unsigned part, unsigned n_parts)
 	}
 }
 
-static void ref_lora_expand(const void *args, unsigned part, unsigned n_parts)
+static void ref_lora_expand(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_lora_expand *a = args;
 	uint32_t first, end;
 
+	(void)device;
 	host_part(a->out, 1, part, n_parts, &first, &end);
 	for (const struct kern_segment *s = a->step->segment; s < a->step->segment + a->step->n_segments; s++) {
 		const struct kern_lora *lora = &s->modules[a->module];
@@ -244,11 +249,12 @@ static void ref_lora_expand(const void *args, unsigned part, unsigned n_parts)
 	}
 }
 
-static void ref_rope(const void *args, unsigned part, unsigned n_parts)
+static void ref_rope(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_rope *a = args;
 	uint32_t half = a->head_dim / 2, i, end;
 
+	(void)device;
 	for (host_part(a->step->n_rows * a->n_heads, 1, part, n_parts, &i, &end); i < end; i++) {
 		float *x = a->x + (size_t)i * a->head_dim;
 		for (uint32_t j = 0; j < half; j++) {
@@ -277,12 +283,13 @@ static void kv_store(enum kern_dtype dtype, void *to, float x)
 	memcpy(to, dtype == KERN_F32 ? (void *)&x : (void *)&half, kern_dtype_bytes(dtype));
 }
 
-static void ref_kv_write(const void *args, unsigned part, unsigned n_parts)
+static void ref_kv_write(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_kv_write *a = args;
 	const struct kern_kv_layout *kv = a->kv;
 	uint32_t head, end;
 
+	(void)device;
 	for (host_part(kv->n_kv_heads, 1, part, n_parts, &head, &end); head < end; head++)
 		for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
 			for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -341,11 +348,12 @@ static void attend(const struct attend *h, uint32_t last, float *y)
 		y[j] /= sum;
 }
 
-static void ref_attention(const void *args, unsigned part, unsigned n_parts)
+static void ref_attention(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_attention *a = args;
 	uint32_t group = a->n_heads / a->kv->n_kv_heads, head, end;
 
+	(void)device;
 	for (host_part(a->n_heads, 1, part, n_parts, &head, &end); head < end; head++)
 		for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
 			for (uint32_t i = 0; i < s->n_rows; i++) {
@@ -355,24 +363,19 @@ static void ref_attention(const void *args, unsigned part, unsigned n_parts)
 			}
 }
 
-static void ref_swiglu(const void *args, unsigned part, unsigned n_parts)
+static void ref_swiglu(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_swiglu *a = args;
 	uint32_t row, end;
 
+	(void)device;
 	for (host_part(a->n, 1, part, n_parts, &row, &end); row < end; row++)
 		for (size_t j = (size_t)row * a->width; j < (size_t)(row + 1) * a->width; j++)
 			a->y[j] = a->gate[j] / (1 + expf(-a->gate[j])) * a->up[j];
 }
 
 static const struct kern_device_ops ref_device = {
-	.open = host_open,
-	.close = host_close,
-	.alloc = host_alloc,
-	.free = host_free,
-	.register_host = host_register,
-	.copy_async = host_copy,
-	.fence = host_fence,
+	HOST_MEMORY_OPS,
 	.weight_plan = ref_weight_plan,
 	.weight_pack = ref_weight_pack,
 	.weight_release = ref_weight_release,
@@ -386,11 +389,13 @@ static const struct kern_ops ref_ops = {
 	.matmul = ref_matmul,
 	.lora_shrink = ref_lora_shrink,
 	.lora_expand = ref_lora_expand,
+	.row_scale = host_row_scale,
 	.rope = ref_rope,
 	.kv_write = ref_kv_write,
+	.kv_copy = host_kv_copy,
 	.attention = ref_attention,
 	.swiglu = ref_swiglu,
 	.sample = sample_scalar,
 };
 
-const struct kern_backend kern_ref = { "scalar", &ref_device, &ref_ops };
+const struct kern_backend kern_ref = { .name = "scalar", .exact_rows = true, .device = &ref_device, .ops = &ref_ops };

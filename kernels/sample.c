@@ -340,10 +340,11 @@ static void sample_row(const struct kern_sampling *s, float *logits, uint32_t vo
 }
 
 /** One part: every n_parts-th output. */
-void SAMPLE_NAME(const void *args, unsigned part, unsigned n_parts)
+void SAMPLE_NAME(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_sample *a = args;
 
+	(void)device;
 	for (uint32_t i = part; i < a->n; i += n_parts)
 		sample_row(&a->step->sampling[a->first + i], a->logits + (size_t)i * a->vocab, a->vocab,
 			   &a->step->result[a->first + i]);

@@ -228,7 +228,7 @@ static uint64_t cost(const struct kern_seq *seq, uint32_t row, uint32_t n_rows)
 }
 
 /* Every part walks all tiles and takes, of each, the heads whose cost begins within its share of the whole. */
-void X86(attention)(const void *args, unsigned part, unsigned n_parts)
+void X86(attention)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_attention *a = args;
 	const struct kern_seq *end = a->step->seq + a->step->n_seqs;
@@ -236,7 +236,7 @@ void X86(attention)(const void *args, unsigned part, unsigned n_parts)
 	struct tile t = { .a = a };
 
 	if (a->kv->head_dim % SPAN || a->kv->block_tokens % SPAN || a->kv->head_dim > HEAD_DIM_MAX) {
-		kern_ref.ops->attention(args, part, n_parts);
+		kern_ref.ops->attention(device, args, part, n_parts);
 		return;
 	}
 	for (t.seq = a->step->seq; t.seq < end; t.seq++)
@@ -277,11 +277,12 @@ static void write_row(const struct kern_kv_write *a, const struct kern_seq *seq,
 	}
 }
 
-void X86(kv_write)(const void *args, unsigned part, unsigned n_parts)
+void X86(kv_write)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_kv_write *a = args;
 	uint32_t first, end;
 
+	(void)device;
 	host_part(a->step->n_rows, 1, part, n_parts, &first, &end);
 	for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
 		for (uint32_t i = 0; i < s->n_rows; i++)

@@ -86,10 +86,11 @@ INLINE void shrink_segment(struct shrink s, uint32_t n_rows, uint32_t n_ranks, e
 		shrink_rows(s, n_rows, dtype, 1);
 }
 
-void X86(lora_shrink)(const void *args, unsigned part, unsigned n_parts)
+void X86(lora_shrink)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_lora_shrink *a = args;
 
+	(void)device;
 	for (uint32_t i = 0; i < a->step->n_segments; i++) {
 		const struct kern_segment *segment = &a->step->segment[i];
 		const struct kern_lora *lora = &segment->modules[a->module];
@@ -166,11 +167,12 @@ INLINE void expand_segment(const struct expand *e, uint32_t n_rows, uint32_t o, 
 		expand_rows(*e, n_rows, o, dtype, 1, end - o < VL ? end - o : VL);
 }
 
-void X86(lora_expand)(const void *args, unsigned part, unsigned n_parts)
+void X86(lora_expand)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_lora_expand *a = args;
 	uint32_t first, end;
 
+	(void)device;
 	host_part(a->out, PANEL, part, n_parts, &first, &end);
 	for (uint32_t i = 0; first < end && i < a->step->n_segments; i++) {
 		const struct kern_segment *segment = &a->step->segment[i];

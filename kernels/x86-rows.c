@@ -19,11 +19,12 @@ static void norm_row(const float *x, const float *gain, uint32_t d, float eps, f
 		v_store_n(y + whole, d - whole, v_mul(v_mul(rest, scale), v_load_n(gain + whole, d - whole)));
 }
 
-void X86(rms_norm)(const void *args, unsigned part, unsigned n_parts)
+void X86(rms_norm)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_rms_norm *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
 		norm_row(a->x + (size_t)(a->row ? a->row[i] : i) * a->d, a->gain, a->d, a->eps, a->y + (size_t)i * a->d);
 }
@@ -74,11 +75,12 @@ static void rope_row(const struct kern_rope *a, uint32_t row)
 	}
 }
 
-void X86(rope)(const void *args, unsigned part, unsigned n_parts)
+void X86(rope)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_rope *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	for (host_part(a->step->n_rows, 1, part, n_parts, &i, &end); i < end; i++)
 		rope_row(a, i);
 }
@@ -88,12 +90,13 @@ INLINE vf silu_times(vf gate, vf up)
 	return v_mul(v_div(gate, v_add(v_set(1), v_exp(v_sub(v_zero(), gate)))), up);
 }
 
-void X86(swiglu)(const void *args, unsigned part, unsigned n_parts)
+void X86(swiglu)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_swiglu *a = args;
 	size_t n = (size_t)a->n * a->width, grains = (n + VL - 1) / VL;
 	size_t j = grains * part / n_parts * VL, end = grains * (part + 1) / n_parts * VL;
 
+	(void)device;
 	for (; j + VL <= end && j + VL <= n; j += VL)
 		v_store(a->y + j, silu_times(v_load(a->gate + j), v_load(a->up + j)));
 	if (j < end && j < n)

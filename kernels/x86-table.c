@@ -6,13 +6,7 @@
 #define STRING(x) STRING_(x)
 
 static const struct kern_device_ops device = {
-	.open = host_open,
-	.close = host_close,
-	.alloc = host_alloc,
-	.free = host_free,
-	.register_host = host_register,
-	.copy_async = host_copy,
-	.fence = host_fence,
+	HOST_MEMORY_OPS,
 	.weight_plan = X86(weight_plan),
 	.weight_pack = X86(weight_pack),
 	.weight_release = X86(weight_release),
@@ -26,11 +20,13 @@ static const struct kern_ops ops = {
 	.matmul = X86(matmul),
 	.lora_shrink = X86(lora_shrink),
 	.lora_expand = X86(lora_expand),
+	.row_scale = host_row_scale,
 	.rope = X86(rope),
 	.kv_write = X86(kv_write),
+	.kv_copy = host_kv_copy,
 	.attention = X86(attention),
 	.swiglu = X86(swiglu),
 	.sample = X86(sample),
 };
 
-const struct kern_backend X86(kern) = { STRING(X86_ISA), &device, &ops };
+const struct kern_backend X86(kern) = { .name = STRING(X86_ISA), .exact_rows = true, .device = &device, .ops = &ops };

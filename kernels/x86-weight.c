@@ -42,7 +42,9 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 	};
 	if (layout == X86_BF16 && m->cols % 32 == 0 && X86(amx_allowed)())
 		ret->layout |= HOST_LAYOUT_AMX;
-	ret->bytes = panels_of(ret) * x86_panel_bytes(layout, m->cols);
+	ret->grain = PANEL;
+	ret->grain_bytes = x86_panel_bytes(layout, m->cols);
+	ret->bytes = panels_of(ret) * ret->grain_bytes;
 	return 0;
 }
 
@@ -103,22 +105,21 @@ static void pack_row(enum x86_layout layout, const struct kern_matrix *m, uint32
 	}
 }
 
-/** Each part packs its own panels, so that a thread touches first the memory it will read in every step. */
-void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts)
+void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, uint32_t first, uint32_t n, void *to)
 {
 	enum x86_layout layout = x86_layout_of(w);
-	size_t bytes = x86_panel_bytes(layout, w->cols);
-	uint32_t p, end;
+	uint8_t *panel = to;
 
-	for (host_part(panels_of(w), 2, part, n_parts, &p, &end); p < end; p++) {
-		uint8_t *panel = (uint8_t *)w->data + p * bytes;
-		memset(panel, 0, bytes);
-		for (uint32_t row = p * PANEL; row < (p + 1) * PANEL && row < w->rows; row++)
-			pack_row(layout, m, row, panel);
+	for (uint32_t row = first; row < first + n; row++) {
+		if (row % PANEL == 0)
+			memset(panel, 0, w->grain_bytes);
+		pack_row(layout, m, row, panel);
+		if (row % PANEL == PANEL - 1)
+			panel += w->grain_bytes;
 	}
 }
 
-void X86(matmul)(const void *args, unsigned part, unsigned n_parts)
+void X86(matmul)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_matmul *a = args;
 	bool is_float = a->w->activation == X86_PLAIN || a->w->activation == X86_HALF;
@@ -127,6 +128,7 @@ void X86(matmul)(const void *args, unsigned part, unsigned n_parts)
 							   : X86(matmul_float);
 	uint32_t first, end;
 
+	(void)device;
 	host_part(panels_of(a->w), 2, part, n_parts, &first, &end);
 	if (first < end && a->n)
 		run(a, first, end);
@@ -166,11 +168,12 @@ static void embed_row(const struct kern_weight *w, uint32_t row, float *x)
 					 : quant_from_bf16(((const uint16_t *)panel)[((size_t)k / 2 * PANEL + o) * 2 + k % 2]);
 }
 
-void X86(embed)(const void *args, unsigned part, unsigned n_parts)
+void X86(embed)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_embed *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	for (host_part(a->step->n_rows, 1, part, n_parts, &i, &end); i < end; i++)
 		embed_row(a->table, a->step->token[i], a->x + (size_t)i * a->table->cols);
 }
@@ -222,11 +225,12 @@ static void encode_half(const float *x, uint32_t cols, void *to)
 	}
 }
 
-void X86(activate)(const void *args, unsigned part, unsigned n_parts)
+void X86(activate)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_activate *a = args;
 	uint32_t i, end;
 
+	(void)device;
 	if (a->activation == X86_INT8 || a->activation == X86_INT8X2) {
 		assert(a->cols % QUANT_BLOCK == 0);
 		for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)

@@ -49,7 +49,7 @@ kern_op X86(embed), X86(rms_norm), X86(activate), X86(matmul), X86(lora_shrink),
 
 int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
 		     struct kern_weight *ret);
-void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, unsigned part, unsigned n_parts);
+void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, uint32_t first, uint32_t n, void *to);
 void X86(weight_release)(struct kern_weight *w);
 size_t X86(activation_bytes)(uint8_t activation, uint32_t cols);
 

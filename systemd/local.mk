@@ -1,6 +1,7 @@
 # Units, the user and the sockets' folder. They are off until an administrator enables them.
 systemdsystemunit_DATA = systemd/lorad.service systemd/lorad.socket systemd/lorad-control.socket
 CLEANFILES += systemd/lorad.service
+dist_catalog_DATA = systemd/lorad.catalog
 EXTRA_DIST += systemd/lorad.service.in systemd/lorad.socket systemd/lorad-control.socket systemd/sysusers.conf \
 	systemd/tmpfiles.conf
 

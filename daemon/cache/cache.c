@@ -2,28 +2,31 @@
 /*
  * Adapter residency
  *
- * A version (one digest) is absent, loading or resident. Two counts belong to it:
+ * A version (one digest) has a copy on the device or not, and, where the device has memory of its own, a copy in the host
+ * tier or not. Copies are made one way only, store -> host -> device, and evicted from each tier by itself: a version may
+ * keep its device copy when the host's goes. On a CPU the memory an adapter is read to is the memory the ops read: there is
+ * no host tier, and the first arrow ends on the device.
+ *
+ *            hold: memory found                page-in ok              memory found           upload ended
+ *   ABSENT ----------------------> reading ----------------> host ----------------> uploading --------> device
+ *      ^                              | page-in failed         | evicted                                  | evicted
+ *      +------------------------------+------------------------+  (to host, where that copy is still there) v
+ *
+ * Two counts belong to a version:
  *
  *   references (get/put)   a request that will use it: keeps it readable in the store, whatever becomes of its names
- *   holds (hold/unhold)    a request that uses it now: keeps it in memory
+ *   holds (hold/unhold)    a request that uses it now: keeps it on the device
  *
- *            hold: memory found                page-in ok
- *   ABSENT ----------------------> LOADING ----------------> RESIDENT
- *      ^                              | page-in failed           | evicted: no hold, no pin
- *      +------------------------------+--------------------------+
- *
- * cache_hold() never blocks: it either holds, or starts a page-in (or joins the one under way) and says PENDING. Callers
- * ask again after changed(). They should ask in the order of their age: a fresh adapter is the last to be evicted, and so
- * the oldest one who waits always gets all it needs in the end.
+ * cache_hold() never blocks: it either holds, or starts what is missing (or joins what is under way) and says PENDING.
+ * Callers ask again after changed(). They should ask in the order of their age: a fresh adapter is the last to be evicted,
+ * and so the oldest one who waits always gets all it needs in the end.
  *
  * A page-in that fails is told to those who had a reference when it failed, once each; whoever comes later makes a new
  * attempt. A page-in nobody waits for any more is completed all the same and stays as evictable.
  *
- * On the CPU the memory an adapter is paged into is the memory the ops read: there is no second tier, `host` does not
- * occur, and a resident adapter's state is `device`.
- *
- * Threads: get, put, hold and unhold come from any thread; a page-in ends on the pager's. One mutex, never held across
- * disk access: the store is asked before it is taken.
+ * Threads: get, put, hold and unhold come from any thread; a page-in ends on the pager's, an upload on one of the device's
+ * library (upload.c). One mutex, never held across disk access or a call of the device: the store is asked before it is
+ * taken, uploads start after it was given back.
  */
 #include "daemon/cache/cache.h"
 
@@ -31,6 +34,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/cache/cache-internal.h"
 
 const char *const cache_state_names[_CACHE_STATE_N] = {
@@ -81,20 +85,6 @@ static bool fits(const struct cache *cache, const struct store_record *record)
 
 /* ---- page-ins ---- */
 
-/* The payload is in memory and its sums are right: is it what it says, and for this model? */
-static int make_usable(struct cache_adapter *adapter)
-{
-	struct pager_load *load = &adapter->load;
-	const struct image_module *modules;
-	int r;
-
-	r = image_modules(load->to, &load->header, &modules, &load->diag);
-	if (r)
-		return r < 0 ? error_trace(r) : STORE_E_CORRUPT;
-	return error_trace(step_lora_init(&adapter->lora, &adapter->cache->options.geometry, modules,
-					  load->header.n_modules, load->to));
-}
-
 static void note_failure(struct cache_adapter *adapter, int result)
 {
 	adapter->failure = adapter->load.diag;
@@ -103,72 +93,163 @@ static void note_failure(struct cache_adapter *adapter, int result)
 	adapter->to_tell = adapter->refs;
 }
 
-/* On the pager's thread. While a version is LOADING nobody else touches its load and its memory. */
+void cache_note_load(struct cache_adapter *adapter)
+{
+	struct cache_stats *stats = &adapter->cache->stats;
+
+	adapter->load_ns = clock_ns() - adapter->began_ns;
+	stats->load_ns += adapter->load_ns;
+	--stats->loading;
+	++stats->resident;
+	stats->resident_bytes += cache_charge(adapter);
+}
+
+/* Is it what it says, and for this model? On the way to the host tier only looked at: upload.c reads it again. */
+static int judge(struct cache_adapter *adapter)
+{
+	struct pager_load *load = &adapter->load;
+	const struct image_module *modules;
+	int r;
+
+	if (adapter->cache->lowest == TIER_DEVICE)
+		return cache_make_usable(adapter, load->to, &load->diag);
+	r = image_modules(load->to, &load->header, &modules, &load->diag);
+	return r > 0 ? STORE_E_CORRUPT : error_trace(r);
+}
+
+/* Memory on the device for what the host tier has; the caller starts the upload once the lock is free. */
+static bool prepare_upload(struct cache_adapter *adapter)
+{
+	if (adapter->copy[TIER_DEVICE].taken || cache_alloc(adapter, TIER_DEVICE) != POOL_OK)
+		return false;
+	adapter->uploading = true;
+	adapter->began_ns = adapter->began_ns ? adapter->began_ns : clock_ns();
+	++adapter->cache->stats.loading;
+	return true;
+}
+
+static void changed(struct cache *cache)
+{
+	if (cache->options.changed)
+		cache->options.changed(cache->options.userdata);
+}
+
+/* Without the lock. An upload that cannot be started now leaves the version in the host tier; it is asked for again. */
+static void start_upload(struct cache_adapter *adapter)
+{
+	struct cache *cache = adapter->cache;
+	int r = cache_upload(adapter);
+
+	if (r == 0)
+		return;
+	pthread_mutex_lock(&cache->lock);
+	adapter->uploading = false;
+	--cache->stats.loading;
+	cache_drop(adapter, TIER_DEVICE);
+	if (r != -EAGAIN) {
+		++cache->stats.failures;
+		(void)diag_set(&adapter->load.diag, 0, "it cannot be copied to the device: %s", strerror(-r));
+		note_failure(adapter, r);
+	}
+	cache_settle(adapter);
+	pthread_mutex_unlock(&cache->lock);
+}
+
+/* On the pager's thread. While a version is read nobody else touches its load and its memory. */
 static void load_done(struct pager_load *load, int result)
 {
 	struct cache_adapter *adapter = container_of(load, struct cache_adapter, load);
 	struct cache *cache = adapter->cache;
+	bool upload = false;
 
 	if (!result)
-		result = make_usable(adapter);
+		result = judge(adapter);
 	pthread_mutex_lock(&cache->lock);
-	assert(adapter->residency == LOADING);
-	--cache->stats.loading;
-	adapter->load_ns = load->finished_ns - load->started_ns;
+	assert(adapter->reading);
+	adapter->reading = false;
 	if (result) {
+		--cache->stats.loading;
 		++cache->stats.failures;
 		note_failure(adapter, result);
-		cache_drop(adapter);
+		cache_drop(adapter, cache->lowest);
 	} else {
 		++cache->stats.loads;
-		++cache->stats.resident;
-		cache->stats.resident_bytes += cache_charge(adapter);
-		cache->stats.load_ns += adapter->load_ns;
-		adapter->residency = RESIDENT;
+		adapter->copy[cache->lowest].present = true;
+		if (cache->lowest == TIER_DEVICE) {
+			cache_note_load(adapter);
+		} else {
+			--cache->stats.loading;
+			cache->stats.host_bytes += cache_charge(adapter);
+			upload = prepare_upload(adapter);
+		}
 	}
 	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
-	if (cache->options.changed)
-		cache->options.changed(cache->options.userdata);
+	if (upload)
+		start_upload(adapter);
+	changed(cache);
 }
 
 static void start_load(struct cache_adapter *adapter)
 {
 	struct cache *cache = adapter->cache;
 
-	adapter->residency = LOADING;
+	adapter->reading = true;
+	adapter->began_ns = clock_ns();
 	++cache->stats.loading;
 	adapter->load = (struct pager_load){
 		.digest = adapter->record.digest,
-		.to = pool_address(cache->options.pool, adapter->run),
+		.to = cache_address(adapter, cache->lowest),
 		.room = cache_charge(adapter),
 		.done = load_done,
 	};
 	pager_submit(cache->options.pager, &adapter->load);
 }
 
-/* Makes it resident or says why not yet; CACHE_OK takes no hold. With the lock. */
-static int fault(struct cache_adapter *adapter, struct diag *diag)
+/* Why a version can never be used here, or CACHE_OK. */
+static int refuse(const struct cache_adapter *adapter, struct diag *diag)
 {
-	struct cache *cache = adapter->cache;
+	const struct cache *cache = adapter->cache;
 	size_t bytes = cache_charge(adapter);
 
-	if (adapter->residency == RESIDENT)
+	if (!fits(cache, &adapter->record))
+		return diag_set(diag, CACHE_E_UNFIT, "made for another base model");
+	for (unsigned tier = cache->lowest; tier < _TIER_N; ++tier)
+		if (bytes > cache->tier[tier].limit || bytes > pool_size(cache->tier[tier].pool))
+			return diag_set(diag, CACHE_E_TOO_LARGE, "its %zu bytes never fit into the adapters' memory", bytes);
+	return CACHE_OK;
+}
+
+/*
+ * Makes it usable or says why not yet; CACHE_OK takes no hold. With the lock. *ret_upload: the caller has to start one
+ * after giving the lock back.
+ */
+static int fault(struct cache_adapter *adapter, bool *ret_upload, struct diag *diag)
+{
+	struct cache *cache = adapter->cache;
+	int r;
+
+	if (adapter->copy[TIER_DEVICE].present)
 		return CACHE_OK;
-	if (adapter->residency == LOADING)
+	if (adapter->reading || adapter->uploading)
 		return CACHE_E_PENDING;
 	if (adapter->to_tell > 0) {
 		--adapter->to_tell;
 		return diag_set(diag, CACHE_E_FAILED, "%s", adapter->failure.text);
 	}
-	if (!fits(cache, &adapter->record))
-		return diag_set(diag, CACHE_E_UNFIT, "made for another base model");
-	if (bytes > cache->options.host_bytes || bytes > pool_size(cache->options.pool))
-		return diag_set(diag, CACHE_E_TOO_LARGE, "its %zu bytes never fit into the adapters' memory", bytes);
-	if (cache_alloc(adapter) != POOL_OK)
-		return diag_set(diag, CACHE_E_NO_ROOM, "all adapters in memory are in use or pinned");
-	start_load(adapter);
-	return CACHE_E_PENDING;
+	r = refuse(adapter, diag);
+	if (r)
+		return r;
+	if (adapter->copy[TIER_HOST].present) {
+		adapter->began_ns = 0;
+		*ret_upload = prepare_upload(adapter);
+		if (*ret_upload)
+			return CACHE_E_PENDING;
+	} else if (cache_alloc(adapter, cache->lowest) == POOL_OK) {
+		start_load(adapter);
+		return CACHE_E_PENDING;
+	}
+	return diag_set(diag, CACHE_E_NO_ROOM, "all adapters in memory are in use or pinned");
 }
 
 /* ---- the interface ---- */
@@ -184,8 +265,17 @@ int cache_new(struct cache **ret, const struct cache_options *options)
 	if (!cache)
 		return error_origin(-ENOMEM);
 	cache->options = *options;
+	cache->lowest = options->host_pool ? TIER_HOST : TIER_DEVICE;
+	cache->table_bytes = options->host_pool ? step_lora_table_bytes(&options->geometry) : 0;
+	cache->tier[TIER_DEVICE] = (struct cache_tier_state){ .pool = options->pool, .limit = options->device_bytes };
+	cache->tier[TIER_HOST] = (struct cache_tier_state){
+		.pool = options->host_pool,
+		.limit = options->host_pool ? pool_size(options->host_pool) : 0,
+	};
 	pthread_mutex_init(&cache->lock, NULL);
-	list_init(&cache->lru);
+	list_init(&cache->uploaded);
+	for (unsigned tier = 0; tier < _TIER_N; ++tier)
+		list_init(&cache->tier[tier].lru);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i)
 		list_init(&cache->buckets[i]);
 	*ret = cache;
@@ -199,12 +289,15 @@ struct cache *cache_free(struct cache *cache)
 
 	if (!cache)
 		return NULL;
+	if (cache->options.host_pool)
+		cache_wait_uploads(cache);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i) {
 		while ((adapter = list_first(&cache->buckets[i], struct cache_adapter, bucket))) {
-			assert(adapter->refs == 0 && adapter->residency != LOADING);
-			adapter->pinned = false;
-			if (adapter->residency == RESIDENT)
-				cache_drop(adapter);
+			assert(adapter->refs == 0 && !adapter->reading);
+			adapter->pinned = adapter->uploading = false; /* still uploading: on a device that failed */
+			for (unsigned tier = 0; tier < _TIER_N; ++tier)
+				if (adapter->copy[tier].taken)
+					cache_drop(adapter, tier);
 			cache_settle(adapter);
 		}
 	}
@@ -232,10 +325,9 @@ int cache_get(struct cache *cache, const struct store_digest *digest, struct cac
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
 		++adapter->refs;
-		if (adapter->residency == RESIDENT)
-			++cache->stats.hits_device;
-		else
-			++cache->stats.misses;
+		++*(adapter->copy[TIER_DEVICE].present ? &cache->stats.hits_device :
+		    adapter->copy[TIER_HOST].present   ? &cache->stats.hits_host :
+							 &cache->stats.misses);
 	}
 	pthread_mutex_unlock(&cache->lock);
 	if (!adapter) {
@@ -273,16 +365,19 @@ struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapt
  */
 int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
 {
+	bool upload = false;
 	int r;
 
+	cache_join_uploads(cache);
 	pthread_mutex_lock(&cache->lock);
 	assert(adapter->refs > 0);
-	r = fault(adapter, diag);
-	if (r == CACHE_OK) {
+	r = fault(adapter, &upload, diag);
+	if (r == CACHE_OK)
 		++adapter->holds;
-		cache_settle(adapter);
-	}
+	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
+	if (upload)
+		start_upload(adapter);
 	return r;
 }
 
@@ -297,7 +392,7 @@ void cache_unhold(struct cache *cache, struct cache_adapter *adapter)
 
 const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 {
-	assert(adapter->residency == RESIDENT); /* steady while the caller holds it; the count is not */
+	assert(adapter->copy[TIER_DEVICE].present); /* steady while the caller holds it; the count is not */
 	return &adapter->lora;
 }
 
@@ -316,8 +411,11 @@ enum cache_state cache_state(struct cache *cache, const struct store_record *rec
 		return CACHE_UNFIT;
 	pthread_mutex_lock(&cache->lock);
 	adapter = find(cache, &record->digest);
-	if (adapter && adapter->residency != ABSENT)
-		state = adapter->residency == LOADING ? CACHE_LOADING : CACHE_DEVICE;
+	if (adapter)
+		state = adapter->copy[TIER_DEVICE].present	? CACHE_DEVICE :
+			adapter->reading || adapter->uploading ? CACHE_LOADING :
+			adapter->copy[TIER_HOST].present	? CACHE_HOST :
+								  CACHE_STORE;
 	pthread_mutex_unlock(&cache->lock);
 	return state;
 }
@@ -327,19 +425,23 @@ static int fault_digest(struct cache *cache, const struct store_digest *digest, 
 {
 	struct cache_adapter *adapter;
 	struct store_record record;
+	bool upload = false;
 	int r;
 
 	r = store_record(cache->options.store, digest, &record);
 	if (r)
 		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
+	cache_join_uploads(cache);
 	pthread_mutex_lock(&cache->lock);
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
-		r = fault(adapter, diag);
+		r = fault(adapter, &upload, diag);
 		adapter->pinned |= pin && (r == CACHE_OK || r == CACHE_E_PENDING);
 		cache_settle(adapter);
 	}
 	pthread_mutex_unlock(&cache->lock);
+	if (upload)
+		start_upload(adapter);
 	return adapter ? r : error_origin(-ENOMEM);
 }
 
@@ -364,8 +466,8 @@ static int unpin(struct cache *cache, const struct store_digest *digest)
 		cache_settle(adapter);
 	}
 	pthread_mutex_unlock(&cache->lock);
-	if (adapter && cache->options.changed)
-		cache->options.changed(cache->options.userdata);
+	if (adapter)
+		changed(cache);
 	return CACHE_OK;
 }
 

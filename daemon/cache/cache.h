@@ -30,17 +30,22 @@ enum cache_result {
 struct cache_options {
 	struct store *store;
 	struct pager *pager;
-	struct pool *pool;
+	struct pool *pool;                  /* of device memory, shared with the KV cache */
+	size_t device_bytes;                /* most bytes of it that adapters take */
 	struct image_geometry geometry;
-	size_t host_bytes;                  /* most bytes of the pool that adapters take */
+	struct pool *host_pool;             /* host memory adapters are read to; NULL: the ops read it where it is, one tier */
+	const struct kern_device_ops *memory; /* with host_pool: how its contents get to the device */
+	struct kern_device *device;
 	void (*changed)(void *userdata);    /* any thread: a load ended, or a pin was dropped */
 	void *userdata;
 };
 
 struct cache_stats {
 	uint64_t hits_device, hits_host, misses; /* of cache_get(): resident when it was asked for, or not */
-	uint64_t loads, evictions, failures;
-	uint64_t resident, resident_bytes, loading;
+	uint64_t loads, uploads, evictions, failures;
+	uint64_t resident, resident_bytes;  /* on the device */
+	uint64_t host_bytes;                /* of copies in the host tier, where there is one */
+	uint64_t loading;
 	uint64_t load_ns;                   /* sum of all page-ins */
 };
 

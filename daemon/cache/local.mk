@@ -3,4 +3,5 @@ noinst_LTLIBRARIES += daemon/cache/libcache.la
 daemon_cache_libcache_la_SOURCES = \
 	daemon/cache/cache-internal.h \
 	daemon/cache/cache.c daemon/cache/cache.h \
-	daemon/cache/evict.c
+	daemon/cache/evict.c \
+	daemon/cache/upload.c

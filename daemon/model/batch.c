@@ -15,6 +15,12 @@
  *                                  ---C----
  *   outputs           3   4   5   6 7 8 9      rows whose logits are wanted
  *   head steps  [ 0 .. 63 ] [ 64 .. ]          outputs in groups; segments of their own, since their rows are outputs
+ *   tiles       sequences and segments in pieces of KERN_TILE rows, for backends that give each to a block of threads
+ *
+ * Recording. A device that records steps replays one with everything its launches were given: addresses and sizes. So the
+ * block begins with what the ops are handed addresses of (step, head steps, output rows), always at the same place; all
+ * else they find through pointers in there. And a step of decodes only is sized by a bucket: the next power of two of
+ * each of its counts. Those make up the key of the recording.
  */
 #include "daemon/model/batch.h"
 
@@ -42,18 +48,26 @@ static uint32_t n_head_steps(uint32_t n_outputs)
 	return (n_outputs + BATCH_HEAD_ROWS - 1) / BATCH_HEAD_ROWS;
 }
 
+/* The most tiles that n pieces of together so many rows are cut into. */
+static size_t tiles_most(size_t n, size_t rows)
+{
+	return n + rows / KERN_TILE;
+}
+
 /* The most a block can be asked to hold, item by item as batch_build() takes them. */
 static size_t block_bytes(const struct batch *b)
 {
 	size_t rows = b->limits.rows, seqs = b->limits.seqs;
 
-	return aligned(sizeof(struct kern_step)) + 3 * aligned(rows * sizeof(uint32_t)) +
-	       aligned(seqs * sizeof(struct kern_seq)) + aligned(seqs * blocks_of(b, b->context) * sizeof(void *)) +
+	return aligned(sizeof(struct kern_step)) + aligned(n_head_steps(b->limits.rows) * sizeof(struct kern_step)) +
+	       4 * aligned(rows * sizeof(uint32_t)) + aligned(seqs * sizeof(struct kern_seq)) +
+	       aligned(seqs * blocks_of(b, b->context) * sizeof(void *)) +
 	       aligned(seqs * STEP_ADAPTERS_MAX * sizeof(struct kern_segment)) +
 	       aligned(rows * sizeof(struct kern_sampling)) +
-	       aligned(n_head_steps(b->limits.rows) * sizeof(struct kern_step)) +
 	       aligned(rows * STEP_ADAPTERS_MAX * sizeof(struct kern_segment)) +
-	       seqs * aligned(b->context * sizeof(uint32_t));
+	       aligned(tiles_most(seqs, rows) * sizeof(struct kern_tile)) +
+	       aligned(tiles_most(seqs * STEP_ADAPTERS_MAX, rows * STEP_ADAPTERS_MAX) * sizeof(struct kern_tile)) +
+	       aligned(rows * STEP_ADAPTERS_MAX * sizeof(struct kern_tile)) + seqs * aligned(b->context * sizeof(uint32_t));
 }
 
 /* Device memory with a host side to write to or read from; on a CPU both are the same. */
@@ -69,6 +83,8 @@ static int alloc_shared(struct batch *b, size_t bytes, void **ret_host, void **r
 		free(host);
 		return error_origin(r);
 	}
+	memset(host, 0, bytes);
+	(void)b->ops->register_host(b->device, host, aligned(bytes)); /* refused: slower */
 	*ret_host = host;
 	*ret_device = device;
 	return 0;
@@ -76,25 +92,34 @@ static int alloc_shared(struct batch *b, size_t bytes, void **ret_host, void **r
 
 static void free_shared(struct batch *b, void *host, void *device, size_t bytes)
 {
-	if (host)
+	if (host) {
+		b->ops->unregister_host(b->device, host);
 		b->ops->free(b->device, device, bytes);
+	}
 	free(host);
 }
 
-int batch_init(struct batch *batch, const struct model *model, const struct kern_device_ops *ops,
-	       struct kern_device *device, const struct kern_kv_layout *kv, const struct step_limits *limits)
+int batch_init(struct batch *batch, const struct step_options *options)
 {
-	const struct model_config *config = model_config(model);
+	const struct model_config *config = model_config(options->model);
+	const struct step_limits *limits = &options->limits;
 	void *host = NULL, *on_device = NULL;
 	int r;
 
 	assert(limits->rows > 0 && limits->seqs > 0 && limits->seqs <= limits->rows);
-	*batch = (struct batch){ .device = device, .ops = ops, .kv = kv, .limits = *limits };
+	*batch = (struct batch){
+		.device = options->device,
+		.ops = options->backend->device,
+		.kv = options->kv,
+		.limits = *limits,
+		.records = options->records && options->backend->device->record,
+	};
 	batch->n_modules = config->geometry.n_layers * _KERN_MODULE_N + 1;
 	batch->context = config->context;
 	batch->order = calloc(limits->seqs, sizeof(*batch->order));
 	batch->adapted = calloc(batch->n_modules, sizeof(*batch->adapted));
-	if (!batch->order || !batch->adapted)
+	batch->head_extent = calloc(n_head_steps(limits->rows), sizeof(*batch->head_extent));
+	if (!batch->order || !batch->adapted || !batch->head_extent)
 		return error_origin(-ENOMEM);
 
 	batch->bytes = block_bytes(batch);
@@ -118,6 +143,7 @@ void batch_deinit(struct batch *batch)
 	free_shared(batch, batch->host_result, batch->result, batch->limits.rows * sizeof(struct kern_result));
 	free(batch->order);
 	free(batch->adapted);
+	free(batch->head_extent);
 	*batch = (struct batch){ 0 };
 }
 
@@ -191,6 +217,7 @@ static void write_rows(struct batch *b, struct kern_step *step, const struct ste
 {
 	uint32_t *token = take(b, b->n_rows * sizeof(*token), &step->token);
 	uint32_t *position = take(b, b->n_rows * sizeof(*position), &step->position);
+	uint32_t *row_seq = take(b, b->n_rows * sizeof(*row_seq), &step->row_seq);
 	struct kern_seq *out = take(b, n_seqs * sizeof(*out), &step->seq);
 	uint32_t row = 0, block = 0;
 
@@ -200,8 +227,10 @@ static void write_rows(struct batch *b, struct kern_step *step, const struct ste
 		out[i] = (struct kern_seq){ row, seq->n_tokens, seq->position, block };
 		block += blocks_of(b, seq->position + seq->n_tokens);
 		memcpy(token + row, seq->token, seq->n_tokens * sizeof(*token));
-		for (uint32_t j = 0; j < seq->n_tokens; ++j)
+		for (uint32_t j = 0; j < seq->n_tokens; ++j) {
+			row_seq[row] = i;
 			position[row++] = seq->position + j;
+		}
 	}
 }
 
@@ -229,12 +258,12 @@ static void note_adapter(struct batch *b, const struct kern_segment *segments, u
 {
 	assert(lora->n_modules == b->n_modules && lora->max_rank <= STEP_RANK_MAX);
 	for (uint32_t i = 0; i < n; ++i)
-		if (segments[i].modules == lora->modules)
+		if (segments[i].modules == lora->on_device)
 			return;
 	++b->stats.adapters;
 	for (uint32_t i = 0; i < b->n_modules; ++i)
 		b->adapted[i] |= lora->modules[i].a != NULL;
-	b->scratch_width = lora->max_rank > b->scratch_width ? lora->max_rank : b->scratch_width;
+	b->extent.max_rank = lora->max_rank > b->extent.max_rank ? lora->max_rank : b->extent.max_rank;
 }
 
 static struct kern_segment *write_segments(struct batch *b, struct kern_step *step, const struct step_seq *seqs,
@@ -244,7 +273,6 @@ static struct kern_segment *write_segments(struct batch *b, struct kern_step *st
 	uint32_t row = 0, scratch = 0, n = 0;
 
 	memset(b->adapted, 0, b->n_modules);
-	b->scratch_width = 0;
 	for (uint32_t i = 0, end; i < n_seqs; i = end) {
 		const struct step_seq *seq = &seqs[b->order[i]];
 		uint32_t n_rows = 0;
@@ -256,13 +284,52 @@ static struct kern_segment *write_segments(struct batch *b, struct kern_step *st
 			const struct step_lora *lora = seq->adapter[j].lora;
 
 			note_adapter(b, out, n, lora);
-			out[n++] = (struct kern_segment){ row, n_rows, lora->modules, seq->adapter[j].scale, scratch };
+			out[n++] = (struct kern_segment){ row, n_rows, lora->on_device, seq->adapter[j].scale, scratch };
 			scratch += n_rows;
 		}
 		row += n_rows;
 	}
-	b->n_segments = n;
+	b->n_segments = step->n_segments = n;
+	b->extent.n_scratch_rows = scratch;
 	return out;
+}
+
+/* ---- tiles ---- */
+
+/* Adds the tiles of piece number `of` and its n_rows rows. Return: how many there are now. */
+static uint32_t add_tiles(struct kern_tile *tile, uint32_t n, uint32_t of, uint32_t n_rows)
+{
+	for (uint32_t first = 0; first < n_rows; first += KERN_TILE)
+		tile[n++] = (struct kern_tile){ of, first };
+	return n;
+}
+
+static void write_seq_tiles(struct batch *b, struct kern_step *step, const struct step_seq *seqs, uint32_t n_seqs)
+{
+	struct kern_tile *tile = take(b, tiles_most(n_seqs, b->n_rows) * sizeof(*tile), &step->seq_tile);
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < n_seqs; ++i) {
+		const struct step_seq *seq = &seqs[b->order[i]];
+		uint32_t positions = seq->position + seq->n_tokens;
+
+		b->extent.n_single += seq->n_tokens == 1;
+		b->extent.n_positions = positions > b->extent.n_positions ? positions : b->extent.n_positions;
+		if (seq->n_tokens > 1)
+			n = add_tiles(tile, n, i, seq->n_tokens);
+	}
+	step->n_seq_tiles = b->extent.n_seq_tiles = n;
+}
+
+static void write_segment_tiles(struct batch *b, struct kern_step *step, const struct kern_segment *segments)
+{
+	size_t most = tiles_most(b->n_segments, b->extent.n_scratch_rows);
+	struct kern_tile *tile = take(b, most * sizeof(*tile), &step->segment_tile);
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < b->n_segments; ++i)
+		n = add_tiles(tile, n, i, segments[i].n_rows);
+	step->n_segment_tiles = b->extent.n_segment_tiles = n;
 }
 
 /* ---- outputs ---- */
@@ -288,9 +355,9 @@ static struct kern_sampling drawing(struct batch *b, const struct step_seq *seq)
 	return s;
 }
 
-static const uint32_t *write_outputs(struct batch *b, struct kern_step *step, const struct step_seq *seqs, uint32_t n_seqs)
+static void write_outputs(struct batch *b, struct kern_step *step, uint32_t *output, const struct step_seq *seqs,
+			  uint32_t n_seqs)
 {
-	uint32_t *output = take(b, b->n_outputs * sizeof(*output), &step->output_row);
 	struct kern_sampling *sampling = take(b, b->n_outputs * sizeof(*sampling), &step->sampling);
 	uint32_t row = 0, n = 0;
 
@@ -311,7 +378,6 @@ static const uint32_t *write_outputs(struct batch *b, struct kern_step *step, co
 	}
 	assert(n == b->n_outputs);
 	step->n_outputs = n;
-	return output;
 }
 
 /* What is left of a segment among outputs [first, end): its rows are then numbers of outputs, counted from first. */
@@ -329,59 +395,130 @@ static bool cut_segment(struct kern_segment *segment, const uint32_t *output, ui
 }
 
 /* One step description for each group of outputs that goes through the head: see the picture above. */
-static void write_head_steps(struct batch *b, const struct kern_segment *segments, const uint32_t *output)
+static void write_head_steps(struct batch *b, struct kern_step *step, const struct kern_segment *segments,
+			     const uint32_t *output)
 {
-	uint32_t n_steps = n_head_steps(b->n_outputs);
-	bool adapted = b->adapted[b->n_modules - 1];
-	struct kern_step *step = take(b, n_steps * sizeof(*step), &b->head_step);
-	struct kern_segment *segment;
-	const struct kern_segment *device_segment;
+	size_t most = b->adapted[b->n_modules - 1] ? b->n_outputs * (size_t)STEP_ADAPTERS_MAX : 0;
+	const struct kern_segment *on_device;
+	const struct kern_tile *tile_on_device;
+	struct kern_segment *segment = take(b, most * sizeof(*segment), &on_device);
+	struct kern_tile *tile = take(b, most * sizeof(*tile), &tile_on_device);
 
-	segment = take(b, (adapted ? b->n_outputs * STEP_ADAPTERS_MAX : 0) * sizeof(*segment), &device_segment);
-	for (uint32_t i = 0; i < n_steps; ++i) {
-		uint32_t first = i * BATCH_HEAD_ROWS, scratch = 0, n = 0;
+	for (uint32_t i = 0; i < n_head_steps(b->n_outputs); ++i) {
+		uint32_t first = i * BATCH_HEAD_ROWS, scratch = 0, n = 0, n_tiles = 0;
 		uint32_t end = b->n_outputs - first < BATCH_HEAD_ROWS ? b->n_outputs : first + BATCH_HEAD_ROWS;
 
-		for (uint32_t j = 0; adapted && j < b->n_segments; ++j) {
+		for (uint32_t j = 0; most > 0 && j < b->n_segments; ++j) {
 			segment[n] = segments[j];
 			segment[n].scratch_row = scratch;
-			if (cut_segment(&segment[n], output, first, end))
-				scratch += segment[n++].n_rows;
+			if (!cut_segment(&segment[n], output, first, end))
+				continue;
+			n_tiles = add_tiles(tile, n_tiles, n, segment[n].n_rows);
+			scratch += segment[n++].n_rows;
 		}
-		step[i] = (struct kern_step){ .n_rows = end - first, .n_segments = n, .segment = device_segment };
-		segment += n;
-		device_segment += n;
+		step[i] = (struct kern_step){
+			.n_rows = end - first,
+			.n_segments = n,
+			.n_segment_tiles = n_tiles,
+			.segment = on_device,
+			.segment_tile = tile_on_device,
+		};
+		b->head_extent[i] = (struct kern_extent){
+			.n_rows = end - first,
+			.n_segment_tiles = n_tiles,
+			.n_scratch_rows = scratch,
+			.max_rank = b->extent.max_rank,
+		};
+		segment += n, on_device += n;
+		tile += n_tiles, tile_on_device += n_tiles;
 	}
+}
+
+/* ---- recordings ---- */
+
+static uint32_t bucket_of(uint32_t n)
+{
+	uint32_t bucket = 1;
+
+	while (bucket < n)
+		bucket *= 2;
+	return n ? bucket : 0;
+}
+
+/* The exponent of a bucket and one more, 0 for none: 5 bits of a key. */
+static uint64_t key_of(uint32_t bucket)
+{
+	return bucket ? 1 + (uint64_t)__builtin_ctz(bucket) : 0;
+}
+
+/* A step of decodes only: sized by its bucket. All else keeps its own size and is not recorded. */
+static void round_up(struct batch *b)
+{
+	struct kern_extent *e = &b->extent;
+
+	b->key = BATCH_NO_KEY;
+	if (!b->records || e->n_single != b->n_rows || b->n_outputs != b->n_rows)
+		return;
+	e->n_rows = e->n_seqs = e->n_single = e->n_outputs = bucket_of(b->n_rows);
+	if (e->n_rows > b->limits.seqs)
+		e->n_rows = e->n_seqs = e->n_single = e->n_outputs = b->limits.seqs;
+	e->n_segment_tiles = bucket_of(e->n_segment_tiles);
+	e->n_scratch_rows = bucket_of(e->n_scratch_rows);
+	e->max_rank = bucket_of(e->max_rank);
+	e->n_positions = bucket_of(e->n_positions);
+	if (e->n_segment_tiles)
+		memset(b->adapted, 1, b->n_modules); /* which modules it is must not matter */
+	for (uint32_t i = 0; i < n_head_steps(e->n_outputs); ++i) {
+		uint32_t left = e->n_outputs - i * BATCH_HEAD_ROWS;
+
+		b->head_extent[i] = (struct kern_extent){
+			.n_rows = left < BATCH_HEAD_ROWS ? left : BATCH_HEAD_ROWS,
+			.n_segment_tiles = e->n_segment_tiles,
+			.n_scratch_rows = e->n_scratch_rows,
+			.max_rank = e->max_rank,
+		};
+	}
+	b->key = UINT64_C(1) << 63 | (uint64_t)e->n_rows << 32 | key_of(e->n_segment_tiles) << 24 |
+		 key_of(e->n_scratch_rows) << 16 | key_of(e->max_rank) << 8 | key_of(e->n_positions);
 }
 
 /**
  * batch_build() - describe a step
  * @seqs:       the requests; within the limits, KV reserved (asserted)
  *
- * Afterwards the block is on its way to the device and batch->step, head_step and the counts are valid.
+ * Afterwards the block is on its way to the device and batch->step, head_step, the counts and the extents are valid.
  */
 int batch_build(struct batch *batch, const struct step_seq *seqs, uint32_t n_seqs)
 {
 	const struct kern_segment *segments;
-	const uint32_t *output;
-	struct kern_step *step;
+	struct kern_step *step, *head_step;
+	uint32_t *output;
 
 	assert(n_seqs > 0 && n_seqs <= batch->limits.seqs);
 	batch->used = 0;
 	batch->stats = (struct step_stats){ 0 };
 	sort_by_adapters(batch, seqs, n_seqs);
 	count(batch, seqs, n_seqs);
+	batch->extent = (struct kern_extent){ .n_rows = batch->n_rows, .n_seqs = n_seqs, .n_outputs = batch->n_outputs };
 
+	/* what the ops are handed addresses of: always at the same place, see the head of this file */
 	step = take(batch, sizeof(*step), &batch->step);
 	*step = (struct kern_step){ .n_rows = batch->n_rows, .n_seqs = n_seqs, .result = batch->result };
+	head_step = take(batch, n_head_steps(batch->limits.rows) * sizeof(*head_step), &batch->head_step);
+	memset(head_step, 0, n_head_steps(batch->limits.rows) * sizeof(*head_step));
+	output = take(batch, batch->limits.rows * sizeof(*output), &step->output_row);
+	memset(output, 0, batch->limits.rows * sizeof(*output));
+	batch->output_row = step->output_row;
+
 	write_rows(batch, step, seqs, n_seqs);
 	write_blocks(batch, step, seqs, n_seqs);
+	write_seq_tiles(batch, step, seqs, n_seqs);
 	segments = write_segments(batch, step, seqs, n_seqs);
-	step->n_segments = batch->n_segments;
-	output = write_outputs(batch, step, seqs, n_seqs);
-	write_head_steps(batch, segments, output);
+	write_segment_tiles(batch, step, segments);
+	write_outputs(batch, step, output, seqs, n_seqs);
+	write_head_steps(batch, head_step, segments, output);
+	round_up(batch);
 
-	batch->output_row = step->output_row;
 	batch->stats.rows = batch->n_rows;
 	batch->stats.seqs = n_seqs;
 	batch->stats.outputs = batch->n_outputs;

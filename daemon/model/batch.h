@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 
 #define BATCH_HEAD_ROWS 64 /* output rows that go through the head at once: bounds the logits */
+#define BATCH_NO_KEY 0u    /* a step that is not recorded */
 
 struct batch {
 	struct kern_device *device;
@@ -20,22 +21,26 @@ struct batch {
 	uint32_t n_modules;          /* of an adapter's table: layers * 7 + 1 */
 	uint32_t context;
 
+	bool records;                /* steps of decodes are described so that they fit into a recording */
+
 	uint8_t *host, *block;       /* the block as written, and where the device has it */
 	size_t bytes, used;
 	struct kern_result *host_result, *result;
+	struct kern_extent *head_extent; /* host: one per head step */
 
 	/* Of the step that was built last. */
 	const struct kern_step *step;      /* device */
 	const struct kern_step *head_step; /* device: one per BATCH_HEAD_ROWS outputs; its rows are outputs */
 	const uint32_t *output_row;        /* device: [n_outputs] */
-	uint32_t n_rows, n_outputs, n_segments, scratch_width;
+	struct kern_extent extent;         /* what its launches are sized by */
+	uint64_t key;                      /* of the recording it fits, or BATCH_NO_KEY */
+	uint32_t n_rows, n_outputs, n_segments;
 	struct step_stats stats;
 	uint32_t *order;             /* [limits.seqs] requests as they lie in the step */
 	uint8_t *adapted;            /* [n_modules] whether any segment changes this module */
 };
 
-int batch_init(struct batch *batch, const struct model *model, const struct kern_device_ops *ops,
-	       struct kern_device *device, const struct kern_kv_layout *kv, const struct step_limits *limits);
+int batch_init(struct batch *batch, const struct step_options *options);
 void batch_deinit(struct batch *batch);
 int batch_build(struct batch *batch, const struct step_seq *seqs, uint32_t n_seqs);
 int batch_results(struct batch *batch, struct step_seq *seqs, uint32_t n_seqs);

@@ -1,5 +1,6 @@
 # Layer 3: the model: weights, forward step, paged KV, pool, tokenizer.
 noinst_LTLIBRARIES += daemon/model/libmodel.la
+daemon_model_libmodel_la_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
 daemon_model_libmodel_la_SOURCES = \
 	daemon/model/batch.c daemon/model/batch.h \
 	daemon/model/kv.c daemon/model/kv.h \
@@ -9,6 +10,7 @@ daemon_model_libmodel_la_SOURCES = \
 	daemon/model/model.c daemon/model/model.h \
 	daemon/model/pool.c daemon/model/pool.h \
 	daemon/model/source.c daemon/model/source.h \
-	daemon/model/step.c daemon/model/step.h
+	daemon/model/step.c daemon/model/step.h \
+	daemon/model/upload.c daemon/model/upload.h
 
 include daemon/model/tokenizer.mk

@@ -4,14 +4,26 @@
  *
  * An image's payload holds a table of the modules it changes; the ops look a module up by number. So the table is spread
  * out to one kern_lora per module of the model, with NULL where the adapter changes nothing. The matrices stay in the
- * payload.
+ * payload. Where the device has memory of its own, the table travels there behind the payload (step_lora_place()).
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/base/error.h"
 #include "daemon/model/step.h"
+
+static uint32_t n_modules_of(const struct image_geometry *geometry)
+{
+	return geometry->n_layers * _KERN_MODULE_N + 1;
+}
+
+/* Bytes of the table of any adapter. */
+size_t step_lora_table_bytes(const struct image_geometry *geometry)
+{
+	return n_modules_of(geometry) * sizeof(struct kern_lora);
+}
 
 /**
  * step_lora_init() - modules of an adapter in memory
@@ -23,7 +35,7 @@
 int step_lora_init(struct step_lora *lora, const struct image_geometry *geometry, const struct image_module *modules,
 		   uint32_t n_modules, const void *payload)
 {
-	uint32_t n = geometry->n_layers * _KERN_MODULE_N + 1, max_rank = 0;
+	uint32_t n = n_modules_of(geometry), max_rank = 0;
 	struct kern_lora *table = calloc(n, sizeof(*table));
 	const uint8_t *bytes = payload;
 
@@ -42,8 +54,19 @@ int step_lora_init(struct step_lora *lora, const struct image_geometry *geometry
 		};
 		max_rank = m->rank > max_rank ? m->rank : max_rank;
 	}
-	*lora = (struct step_lora){ .modules = table, .n_modules = n, .max_rank = max_rank };
+	*lora = (struct step_lora){ .modules = table, .on_device = table, .n_modules = n, .max_rank = max_rank };
 	return 0;
+}
+
+/**
+ * step_lora_place() - give the table a place in device memory
+ * @host:       room for step_lora_table_bytes(), whose content the caller brings there
+ * @device:     where that will be
+ */
+void step_lora_place(struct step_lora *lora, void *host, const void *device)
+{
+	memcpy(host, lora->modules, lora->n_modules * sizeof(*lora->modules));
+	lora->on_device = device;
 }
 
 void step_lora_deinit(struct step_lora *lora)

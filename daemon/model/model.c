@@ -2,10 +2,11 @@
 /*
  * The resident base model
  *
- * Opening goes: source (files mapped, configuration and tensor table checked) -> precision -> plan (every weight asks
- * the backend for a layout, so that the memory is known) -> does it fit -> pack (in parallel, weight by weight; pages of
- * the file are dropped behind us) -> tokenizer. What the backend uses in place keeps the files mapped, otherwise they
- * are unmapped at the end and only what is packed stays.
+ * Opening goes: source (files mapped, configuration and tensor table checked) -> tokenizer -> precision -> plan (every
+ * weight asks the backend for a layout, so that the memory is known) -> does it fit, into the device's memory or the
+ * host's -> load. On a CPU that is: pack each weight to where it stays, in parallel; pages of the file are dropped behind
+ * us. On a device with memory of its own the weights go through staging buffers, see upload.c. What the backend uses in
+ * place keeps the files mapped, otherwise they are unmapped at the end and only what is packed stays.
  *
  * Precision `auto` goes by the type that most numbers of the layers' matrices are stored in: quantised -> int8, F16 and
  * BF16 -> bf16, F32 -> f32. So a file is computed about as exactly as it is stored, and one odd tensor does not decide.
@@ -29,6 +30,7 @@
 
 #include "daemon/format/vocab.h"
 #include "daemon/model/source.h"
+#include "daemon/model/upload.h"
 #include "daemon/os/mem.h"
 #include "daemon/os/team.h"
 #include "kernels/quant.h"
@@ -44,15 +46,8 @@ struct model {
 	struct source *source; /* kept while weights are used in place */
 };
 
-/* A weight on its way from the source to the device. */
-struct load {
-	struct kern_weight *w;
-	struct kern_matrix m;
-	enum source_kind kind;
-};
-
 struct loads {
-	struct load *load;
+	struct weight_load *load;
 	uint32_t n;
 	size_t to_pack, in_place; /* bytes */
 };
@@ -133,7 +128,7 @@ static int add_load(struct model *model, struct loads *loads, struct kern_weight
 {
 	uint32_t module = kind < SOURCE_MODULE ? model->config.geometry.n_layers * _KERN_MODULE_N :
 						 kern_module(layer, kind - SOURCE_MODULE);
-	struct load *load = &loads->load[loads->n];
+	struct weight_load *load = &loads->load[loads->n];
 
 	model_module_shape(&model->config.geometry, module, &load->m.cols, &load->m.rows);
 	if (source_matrix(model->source, kind, layer, &load->m, diag))
@@ -200,10 +195,35 @@ static enum kern_precision precision_of(const struct model *model, enum source_k
 	}
 }
 
+static double gib(uint64_t bytes)
+{
+	return (double)bytes / (1u << 30);
+}
+
+/* The weights against the memory that is free now, the device's or the host's. */
+static int check_memory(struct model *model, struct diag *diag)
+{
+	size_t room = 0, total = 0;
+	int r;
+
+	r = model->ops->memory(model->device, &room, &total);
+	if (r == -ENOTSUP)
+		room = mem_available();
+	else if (r < 0)
+		return upload_failed(model->ops, model->device, r, diag);
+	if (model->weight_bytes > room && r == -ENOTSUP)
+		return diag_set(diag, MODEL_E_INVALID, "the weights need %.1f GiB of memory, %.1f GiB are available",
+				gib(model->weight_bytes), gib(room));
+	if (model->weight_bytes > room)
+		return diag_set(diag, MODEL_E_INVALID, "the weights need %.1f GiB of device memory, %.1f GiB are free",
+				gib(model->weight_bytes), gib(room));
+	return MODEL_OK;
+}
+
 static int plan(struct model *model, struct loads *loads, struct diag *diag)
 {
 	for (uint32_t i = 0; i < loads->n; ++i) {
-		struct load *load = &loads->load[i];
+		struct weight_load *load = &loads->load[i];
 		int r = model->ops->weight_plan(model->device, &load->m, precision_of(model, load->kind), load->w);
 
 		if (r)
@@ -213,29 +233,13 @@ static int plan(struct model *model, struct loads *loads, struct diag *diag)
 			loads->in_place += load->m.rows * kern_row_bytes(load->m.dtype, load->m.cols);
 	}
 	model->weight_bytes = loads->to_pack + loads->in_place;
-	if (model->weight_bytes > mem_available())
-		return diag_set(diag, MODEL_E_INVALID, "the weights need %.1f GiB of memory, %.1f GiB are available",
-				(double)model->weight_bytes / (1u << 30), (double)mem_available() / (1u << 30));
-	return MODEL_OK;
+	return check_memory(model, diag);
 }
 
 /* ---- load ---- */
 
-struct pack {
-	const struct kern_device_ops *ops;
-	const struct load *load;
-};
-
-static void pack_part(const void *args, unsigned part, unsigned n_parts)
+static int load_weight(struct model *model, const struct weight_load *load, struct team *team)
 {
-	const struct pack *pack = args;
-
-	pack->ops->weight_pack(pack->load->w, &pack->load->m, part, n_parts);
-}
-
-static int load_weight(struct model *model, const struct load *load, struct team *team)
-{
-	struct pack pack = { model->ops, load };
 	int r;
 
 	if (load->w->bytes == 0) {
@@ -246,17 +250,18 @@ static int load_weight(struct model *model, const struct load *load, struct team
 	if (r)
 		return error_origin(r);
 	source_prefetch(&load->m);
-	team_run(team, pack_part, &pack);
+	upload_pack(model->ops, team, load->w, &load->m, 0, load->w->rows, load->w->data);
 	source_drop(&load->m);
 	return 0;
 }
 
-static int load_weights(struct model *model, const struct loads *loads, const struct model_options *options)
+/* Where device memory is the host's: weight by weight to where it stays. */
+static int load_in_host(struct model *model, const struct loads *loads, const struct model_options *options)
 {
 	double total = (double)(loads->to_pack + loads->in_place), done = 0;
 
 	for (uint32_t i = 0; i < loads->n; ++i) {
-		const struct load *load = &loads->load[i];
+		const struct weight_load *load = &loads->load[i];
 		int r = load_weight(model, load, options->team);
 
 		if (r)
@@ -266,10 +271,30 @@ static int load_weights(struct model *model, const struct loads *loads, const st
 		if (options->progress)
 			options->progress(options->userdata, done / total);
 	}
-	team_rest(options->team);
-	if (model->config.tied)
-		model->weights.head = model->weights.embed;
 	return 0;
+}
+
+static int load_weights(struct model *model, const struct loads *loads, const struct model_options *options,
+			struct diag *diag)
+{
+	const struct upload_options upload = {
+		.ops = model->ops,
+		.device = model->device,
+		.team = options->team,
+		.source = model->source,
+		.progress = options->progress,
+		.userdata = options->userdata,
+	};
+	int r;
+
+	if (model->ops->upload)
+		r = upload_weights(&upload, loads->load, loads->n, diag);
+	else
+		r = load_in_host(model, loads, options);
+	team_rest(options->team);
+	if (!r && model->config.tied)
+		model->weights.head = model->weights.embed;
+	return error_trace(r);
 }
 
 /* A norm's gains, as f32 in device memory. */
@@ -288,13 +313,13 @@ static int load_norm(struct model *model, enum source_kind kind, uint32_t layer,
 		return error_origin(-ENOMEM);
 	quant_decode(m.dtype, m.data, 0, d, gain);
 	r = model->ops->alloc(model->device, NULL, d * sizeof(*gain), &p);
-	if (r)
-		return error_origin(r);
-	*ret = p;
-	r = model->ops->copy_async(model->device, p, gain, d * sizeof(*gain));
+	if (!r) {
+		*ret = p;
+		r = model->ops->copy_async(model->device, p, gain, d * sizeof(*gain));
+	}
 	if (!r)
 		r = model->ops->fence(model->device);
-	return error_trace(r);
+	return r ? upload_failed(model->ops, model->device, r, diag) : 0;
 }
 
 static int load_norms(struct model *model, struct diag *diag)
@@ -313,7 +338,7 @@ static int load_norms(struct model *model, struct diag *diag)
 
 static int take_weights(struct model *model, const struct model_options *options, struct diag *diag)
 {
-	_cleanup_free_ struct load *list = NULL;
+	_cleanup_free_ struct weight_load *list = NULL;
 	struct loads loads = { 0 };
 	const char *unused;
 	int r;
@@ -331,7 +356,7 @@ static int take_weights(struct model *model, const struct model_options *options
 	model->precision = choose_precision(options->precision, &loads);
 	r = plan(model, &loads, diag);
 	if (!r)
-		r = load_weights(model, &loads, options);
+		r = load_weights(model, &loads, options, diag);
 	if (r)
 		return r;
 	if (loads.in_place == 0)

@@ -10,7 +10,8 @@
  * Files are mapped read-only and must be regular. They are trusted to stay as they are while we read: a model file that
  * is truncated in place under a running daemon ends it with SIGBUS. Packages and downloads replace files by rename,
  * which leaves the mapped one whole; guarding against the rest would mean copying every weight. With the x86 backends,
- * which repack weights, the files are unmapped once the model is loaded and the question does not arise.
+ * which repack weights, the files are unmapped once the model is loaded and the question does not arise. For a device
+ * with memory of its own weights are read through the files' descriptors (upload.c), where it does not arise either.
  */
 #include "daemon/model/source.h"
 
@@ -48,22 +49,25 @@ static int open_regular(const char *path, int *ret, size_t *ret_bytes, struct di
 
 /**
  * source_map() - map a whole regular file for reading
- * @ret:        the mapping; the caller unmaps it
+ * @ret:        the mapping, an entry of source->files: source_free() releases it
  */
 int source_map(const char *path, struct source_file *ret, struct diag *diag)
 {
+	_cleanup_free_ char *name = strdup(basename(path));
 	_cleanup_close_ int fd = -1;
 	size_t n = 0;
 	void *bytes;
 	int r;
 
+	if (!name)
+		return error_origin(-ENOMEM);
 	r = open_regular(path, &fd, &n, diag);
 	if (r)
 		return r;
 	bytes = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (bytes == MAP_FAILED)
 		return diag_set(diag, SOURCE_E_INVALID, "%s: cannot be mapped: %s", path, strerror(errno));
-	*ret = (struct source_file){ .bytes = bytes, .n = n };
+	*ret = (struct source_file){ .bytes = bytes, .n = n, .fd = TAKE_FD(fd), .name = TAKE_PTR(name) };
 	return SOURCE_OK;
 }
 
@@ -160,8 +164,11 @@ struct source *source_free(struct source *source)
 	for (size_t i = 0; i < source->n_files; ++i) {
 		if (source->parsed && source->parsed[i])
 			source->free_parsed(source->parsed[i]);
-		if (source->files[i].bytes)
-			(void)munmap(source->files[i].bytes, source->files[i].n);
+		if (!source->files[i].bytes)
+			continue;
+		(void)munmap(source->files[i].bytes, source->files[i].n);
+		(void)close(source->files[i].fd);
+		free(source->files[i].name);
 	}
 	vocab_free(source->vocab);
 	free(source->parsed);
@@ -236,6 +243,18 @@ const char *source_unused(const struct source *source)
 		if (!source->tensors[i].used && !is_ignored(source, source->tensors[i].name))
 			return source->tensors[i].name;
 	return NULL;
+}
+
+size_t source_locate(const struct source *source, const void *data, uint64_t *ret_offset)
+{
+	size_t i = 0;
+
+	while ((uintptr_t)data - (uintptr_t)source->files[i].bytes >= source->files[i].n) {
+		++i;
+		assert(i < source->n_files); /* tensors lie in files */
+	}
+	*ret_offset = (uintptr_t)data - (uintptr_t)source->files[i].bytes;
+	return i;
 }
 
 /* Applies advice to the whole pages of a tensor; those it shares with a neighbour are left out where that hurts. */

@@ -44,8 +44,10 @@ struct source_tensor {
 };
 
 struct source_file {
-	uint8_t *bytes;
+	uint8_t *bytes;             /* mapped */
 	size_t n;
+	int fd;                     /* open while bytes is mapped: the same file, whatever its name comes to mean */
+	char *name;                 /* without the folder, for words */
 };
 
 struct source {
@@ -55,7 +57,7 @@ struct source {
 	struct vocab *vocab;        /* with the chat template; whoever takes it sets NULL */
 	struct source_tensor *tensors; /* by name */
 	size_t n_tensors;
-	struct source_file *files;  /* mapped */
+	struct source_file *files;
 	size_t n_files;
 	void **parsed;              /* views of the files' headers; they keep the names */
 	void (*free_parsed)(void *parsed);
@@ -70,6 +72,8 @@ int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, 
 const char *source_unused(const struct source *source); /* a tensor nobody asked for, or NULL */
 void source_prefetch(const struct kern_matrix *m);      /* about to be read */
 void source_drop(const struct kern_matrix *m);          /* will not be read again */
+/* Where a tensor's data lies on disk: number of the file, and the offset in it. */
+size_t source_locate(const struct source *source, const void *data, uint64_t *ret_offset);
 
 /* For the loaders. */
 int source_open_gguf(struct source *source, const char *path, struct diag *diag);

@@ -19,6 +19,9 @@
  * The residual stream x stays in place: the products that end a block (o, down) add onto it. Logits are made for output
  * rows only, BATCH_HEAD_ROWS at a time, so that scoring a long text needs no more room than a batch of draws.
  *
+ * On a queued backend there is no team: ops are put behind one another and the only wait is for the results. Steps of
+ * decodes may be recorded there, see batch.c.
+ *
  * All memory is taken in step_new(), for the largest step of the limits. Low-rank scratch is sized for the worst case,
  * but as memory that is never touched it costs address space only.
  */
@@ -49,9 +52,10 @@ struct step {
 	const struct kern_ops *ops;
 	const struct kern_device_ops *memory;
 	struct kern_device *device;
-	struct team *team;
+	struct team *team;                /* NULL: the backend is queued and does its own splitting */
 	const struct kern_kv_layout *kv;
 	struct batch batch;
+	size_t scratch_floats;            /* at each scratch[] */
 
 	/* [rows][width] of device memory each */
 	float *x;                         /* residual stream, d */
@@ -75,6 +79,7 @@ struct call {
 };
 
 struct phase {
+	struct kern_device *device;
 	const struct call *calls;
 	unsigned n;
 };
@@ -84,14 +89,16 @@ static void run_part(const void *args, unsigned part, unsigned n_parts)
 	const struct phase *phase = args;
 
 	for (unsigned i = 0; i < phase->n; ++i)
-		phase->calls[i].op(phase->calls[i].args, part, n_parts);
+		phase->calls[i].op(phase->device, phase->calls[i].args, part, n_parts);
 }
 
 static void run_phase(struct step *s, const struct call *calls, unsigned n)
 {
-	struct phase phase = { calls, n };
+	struct phase phase = { s->device, calls, n };
 
-	if (n > 0)
+	if (!s->team)
+		run_part(&phase, 0, 1);
+	else if (n > 0)
 		team_run(s->team, run_part, &phase);
 }
 
@@ -101,12 +108,18 @@ static void run(struct step *s, kern_op *op, const void *args, size_t numbers)
 	struct call call = { op, args };
 
 	if (numbers <= ALONE_MAX)
-		op(args, 0, 1);
+		op(s->device, args, 0, 1);
 	else
 		run_phase(s, &call, 1);
 }
 
 /* ---- products ---- */
+
+struct input { /* rows x [n][cols], n as in extent, that belong to the rows of a step */
+	const struct kern_step *step;
+	const struct kern_extent *extent;
+	const float *x;
+};
 
 struct product { /* y = x W^T, or y += x W^T; module: for the adapters */
 	const struct kern_weight *w;
@@ -116,25 +129,24 @@ struct product { /* y = x W^T, or y += x W^T; module: for the adapters */
 };
 
 /* Encodes x once for every encoding the weights ask for; ret[i]: where weight i finds it. */
-static void activate(struct step *s, const float *x, uint32_t n, const struct product *products, unsigned n_products,
+static void activate(struct step *s, const struct input *in, const struct product *products, unsigned n_products,
 		     const void *ret[GROUP_MAX])
 {
 	for (unsigned i = 0; i < n_products; ++i) {
 		const struct kern_weight *w = products[i].w;
-		struct kern_activate args = { x, n, w->cols, w->activation, s->activated[i] };
+		struct kern_activate args = { in->x, in->extent->n_rows, w->cols, w->activation, s->activated[i] };
 		unsigned same = 0;
 
 		while (products[same].w->activation != w->activation)
 			++same;
 		ret[i] = s->activated[same];
 		if (same == i && s->memory->activation_bytes(w->activation, w->cols) > 0)
-			run(s, s->ops->activate, &args, (size_t)n * w->cols);
+			run(s, s->ops->activate, &args, (size_t)in->extent->n_rows * w->cols);
 	}
 }
 
-/* All products of the same x, rows [0, n) of step, with what the adapters of its segments add. See the file's head. */
-static void multiply(struct step *s, const struct kern_step *step, const float *x, uint32_t n,
-		     const struct product *products, unsigned n_products)
+/* All products of the same x, with what the adapters of its segments add. See the file's head. */
+static void multiply(struct step *s, const struct input *in, const struct product *products, unsigned n_products)
 {
 	struct kern_matmul matmul[GROUP_MAX];
 	struct kern_lora_shrink shrink[GROUP_MAX];
@@ -144,17 +156,36 @@ static void multiply(struct step *s, const struct kern_step *step, const float *
 	unsigned n_first = 0, n_second = 0;
 
 	assert(n_products <= GROUP_MAX);
-	activate(s, x, n, products, n_products, activated);
+	activate(s, in, products, n_products, activated);
 	for (unsigned i = 0; i < n_products; ++i) {
 		const struct product *p = &products[i];
 
-		matmul[i] = (struct kern_matmul){ p->w, x, activated[i], n, p->accumulate, p->y };
+		matmul[i] = (struct kern_matmul){ p->w, in->x, activated[i], in->extent->n_rows, p->accumulate, p->y };
 		first[n_first++] = (struct call){ s->ops->matmul, &matmul[i] };
 		if (!s->batch.adapted[p->module])
 			continue;
-		shrink[i] = (struct kern_lora_shrink){ step, p->module, x, p->w->cols, s->batch.scratch_width, s->scratch[i] };
+		shrink[i] = (struct kern_lora_shrink){
+			.step = in->step,
+			.module = p->module,
+			.x = in->x,
+			.in = p->w->cols,
+			.scratch_width = in->extent->max_rank,
+			.scratch = s->scratch[i],
+			.activated = activated[i],
+			.activation = p->w->activation,
+			.scratch_floats = s->scratch_floats,
+			.extent = in->extent,
+		};
 		expand[i] = (struct kern_lora_expand){
-			step, p->module, s->scratch[i], s->batch.scratch_width, p->w->rows, p->y,
+			.step = in->step,
+			.module = p->module,
+			.scratch = s->scratch[i],
+			.scratch_width = in->extent->max_rank,
+			.out = p->w->rows,
+			.y = p->y,
+			.activation = p->w->activation,
+			.scratch_floats = s->scratch_floats,
+			.extent = in->extent,
 		};
 		first[n_first++] = (struct call){ s->ops->lora_shrink, &shrink[i] };
 		second[n_second++] = (struct call){ s->ops->lora_expand, &expand[i] };
@@ -167,9 +198,9 @@ static void multiply(struct step *s, const struct kern_step *step, const float *
 
 static void embed(struct step *s)
 {
-	struct kern_embed args = { &s->weights->embed, s->batch.step, s->x };
+	struct kern_embed args = { &s->weights->embed, s->batch.step, s->x, &s->batch.extent };
 
-	run(s, s->ops->embed, &args, (size_t)s->batch.n_rows * s->weights->embed.cols);
+	run(s, s->ops->embed, &args, (size_t)s->batch.extent.n_rows * s->weights->embed.cols);
 }
 
 /* h[i] = the norm of x[row[i]]; row NULL: of x[i]. */
@@ -183,21 +214,23 @@ static void normalise(struct step *s, const float *gain, const uint32_t *row, ui
 
 static void rotate(struct step *s, float *x, uint32_t n_heads)
 {
-	struct kern_rope args = { s->batch.step, s->inv_freq, n_heads, s->kv->head_dim, x };
+	struct kern_rope args = { s->batch.step, s->inv_freq, n_heads, s->kv->head_dim, x, &s->batch.extent };
 
-	run(s, s->ops->rope, &args, (size_t)s->batch.n_rows * n_heads * s->kv->head_dim);
+	run(s, s->ops->rope, &args, (size_t)s->batch.extent.n_rows * n_heads * s->kv->head_dim);
 }
 
 static void remember(struct step *s, uint32_t layer)
 {
-	struct kern_kv_write args = { s->batch.step, s->kv, layer, s->k, s->v };
+	struct kern_kv_write args = { s->batch.step, s->kv, layer, s->k, s->v, &s->batch.extent };
 
-	run(s, s->ops->kv_write, &args, (size_t)s->batch.n_rows * s->kv->n_kv_heads * s->kv->head_dim);
+	run(s, s->ops->kv_write, &args, (size_t)s->batch.extent.n_rows * s->kv->n_kv_heads * s->kv->head_dim);
 }
 
 static void attend(struct step *s, uint32_t layer)
 {
-	struct kern_attention args = { s->batch.step, s->kv, layer, s->config->geometry.n_heads, s->q, s->attended };
+	struct kern_attention args = {
+		s->batch.step, s->kv, layer, s->config->geometry.n_heads, s->q, s->attended, &s->batch.extent,
+	};
 	struct call call = { s->ops->attention, &args };
 
 	run_phase(s, &call, 1);
@@ -206,9 +239,9 @@ static void attend(struct step *s, uint32_t layer)
 static void gate_with_silu(struct step *s)
 {
 	uint32_t width = s->config->geometry.intermediate;
-	struct kern_swiglu args = { s->gate, s->up, s->batch.n_rows, width, s->ffn };
+	struct kern_swiglu args = { s->gate, s->up, s->batch.extent.n_rows, width, s->ffn };
 
-	run(s, s->ops->swiglu, &args, 4 * (size_t)s->batch.n_rows * width); /* an exponential each */
+	run(s, s->ops->swiglu, &args, 4 * (size_t)s->batch.extent.n_rows * width); /* an exponential each */
 }
 
 static void sample(struct step *s, uint32_t first, uint32_t n)
@@ -225,10 +258,11 @@ static void attention_block(struct step *s, uint32_t l)
 {
 	const struct model_layer *layer = &s->weights->layer[l];
 	const struct kern_weight *w = layer->w;
-	uint32_t n = s->batch.n_rows;
+	const struct input normed = { s->batch.step, &s->batch.extent, s->h };
+	const struct input attended = { s->batch.step, &s->batch.extent, s->attended };
 
-	normalise(s, layer->attn_norm, NULL, n);
-	multiply(s, s->batch.step, s->h, n,
+	normalise(s, layer->attn_norm, NULL, s->batch.extent.n_rows);
+	multiply(s, &normed,
 		 (struct product[]){
 			 { &w[KERN_Q], kern_module(l, KERN_Q), s->q, false },
 			 { &w[KERN_K], kern_module(l, KERN_K), s->k, false },
@@ -239,7 +273,7 @@ static void attention_block(struct step *s, uint32_t l)
 	rotate(s, s->k, s->config->geometry.n_kv_heads);
 	remember(s, l);
 	attend(s, l);
-	multiply(s, s->batch.step, s->attended, n,
+	multiply(s, &attended,
 		 (struct product[]){ { &w[KERN_O], kern_module(l, KERN_O), s->x, true } }, 1);
 }
 
@@ -247,44 +281,64 @@ static void ffn_block(struct step *s, uint32_t l)
 {
 	const struct model_layer *layer = &s->weights->layer[l];
 	const struct kern_weight *w = layer->w;
-	uint32_t n = s->batch.n_rows;
+	const struct input normed = { s->batch.step, &s->batch.extent, s->h };
+	const struct input gated = { s->batch.step, &s->batch.extent, s->ffn };
 
-	normalise(s, layer->ffn_norm, NULL, n);
-	multiply(s, s->batch.step, s->h, n,
+	normalise(s, layer->ffn_norm, NULL, s->batch.extent.n_rows);
+	multiply(s, &normed,
 		 (struct product[]){
 			 { &w[KERN_GATE], kern_module(l, KERN_GATE), s->gate, false },
 			 { &w[KERN_UP], kern_module(l, KERN_UP), s->up, false },
 		 },
 		 2);
 	gate_with_silu(s);
-	multiply(s, s->batch.step, s->ffn, n,
+	multiply(s, &gated,
 		 (struct product[]){ { &w[KERN_DOWN], kern_module(l, KERN_DOWN), s->x, true } }, 1);
 }
 
-/* Outputs [first, first + n): norm, logits, one draw or score each. */
-static void output_head(struct step *s, const struct kern_step *head_step, uint32_t first, uint32_t n)
+/* Group i of the outputs: norm, logits, one draw or score each. */
+static void output_head(struct step *s, uint32_t i)
 {
-	uint32_t module = s->config->geometry.n_layers * _KERN_MODULE_N;
+	uint32_t module = s->config->geometry.n_layers * _KERN_MODULE_N, first = i * BATCH_HEAD_ROWS;
+	const struct input normed = { &s->batch.head_step[i], &s->batch.head_extent[i], s->h };
+	uint32_t n = normed.extent->n_rows;
 
 	normalise(s, s->weights->norm, s->batch.output_row + first, n);
-	multiply(s, head_step, s->h, n, (struct product[]){ { &s->weights->head, module, s->logits, false } }, 1);
+	multiply(s, &normed, (struct product[]){ { &s->weights->head, module, s->logits, false } }, 1);
 	sample(s, first, n);
 }
 
 static void forward(struct step *s)
 {
-	uint32_t n_outputs = s->batch.n_outputs;
-
 	embed(s);
 	for (uint32_t l = 0; l < s->config->geometry.n_layers; ++l) {
 		attention_block(s, l);
 		ffn_block(s, l);
 	}
-	for (uint32_t i = 0; i * BATCH_HEAD_ROWS < n_outputs; ++i) {
-		uint32_t first = i * BATCH_HEAD_ROWS, left = n_outputs - first;
+	for (uint32_t i = 0; i * BATCH_HEAD_ROWS < s->batch.extent.n_outputs; ++i)
+		output_head(s, i);
+}
 
-		output_head(s, &s->batch.head_step[i], first, left < BATCH_HEAD_ROWS ? left : BATCH_HEAD_ROWS);
+/* forward(), or the replay of a step recorded earlier. What cannot be recorded is computed all the same. */
+static int forward_recorded(struct step *s)
+{
+	int r = s->memory->replay(s->device, s->batch.key);
+
+	if (r)
+		return r < 0 ? error_origin(r) : 0;
+	r = s->memory->record(s->device, s->batch.key);
+	if (r < 0)
+		return error_origin(r);
+	forward(s);
+	if (r == 0)
+		r = s->memory->play(s->device);
+	else
+		r = 0;
+	if (r > 0) { /* nothing of it ran */
+		s->batch.records = false;
+		forward(s);
 	}
+	return r < 0 ? error_origin(r) : 0;
 }
 
 /**
@@ -302,14 +356,25 @@ int step_run(struct step *s, struct step_seq *seqs, uint32_t n_seqs)
 
 	if (r)
 		return error_trace(r);
-	forward(s);
-	team_rest(s->team);
+	if (s->batch.key != BATCH_NO_KEY)
+		r = forward_recorded(s);
+	else
+		forward(s);
+	if (r)
+		return error_trace(r);
+	if (s->team)
+		team_rest(s->team);
 	return error_trace(batch_results(&s->batch, seqs, n_seqs));
 }
 
 const struct step_stats *step_last(const struct step *s)
 {
 	return &s->batch.stats;
+}
+
+void step_failure(const struct step *s, struct kern_failure *ret)
+{
+	s->memory->failure(s->device, ret);
 }
 
 /* ---- memory ---- */
@@ -380,11 +445,28 @@ static int take_product_inputs(struct step *s, const struct step_limits *limits)
 	for (unsigned i = 0; i < GROUP_MAX; ++i) {
 		r = take(s, limits->rows * activated_row_bytes(s), &s->activated[i]);
 		if (!r)
-			r = take(s, batch_scratch_floats(limits) * sizeof(float), &s->scratch[i]);
+			r = take(s, s->scratch_floats * sizeof(float), &s->scratch[i]);
 		if (r)
 			return error_trace(r);
 	}
 	return 0;
+}
+
+/* Work space of the backend's own, for the largest step there will be. */
+static int reserve(struct step *s, const struct step_limits *limits)
+{
+	const struct image_geometry *g = &s->config->geometry;
+	const struct kern_limits largest = {
+		.rows = limits->rows,
+		.seqs = limits->seqs,
+		.outputs = BATCH_HEAD_ROWS,
+		.context = s->config->context,
+		.n_heads = g->n_heads,
+		.head_dim = g->head_dim,
+		.vocab = g->vocab,
+	};
+
+	return error_trace(s->memory->reserve(s->device, &largest));
 }
 
 static int send_inv_freq(struct step *s)
@@ -417,9 +499,12 @@ int step_new(struct step **ret, const struct step_options *options)
 	s->ops = options->backend->ops;
 	s->memory = options->backend->device;
 	s->device = options->device;
-	s->team = options->team;
+	s->team = options->backend->queued ? NULL : options->team;
 	s->kv = options->kv;
-	r = batch_init(&s->batch, options->model, s->memory, s->device, s->kv, limits);
+	s->scratch_floats = batch_scratch_floats(limits);
+	r = batch_init(&s->batch, options);
+	if (!r)
+		r = reserve(s, limits);
 	if (!r)
 		r = take_activations(s, limits->rows);
 	if (!r)

@@ -3,6 +3,7 @@
 #ifndef LORAD_MODEL_STEP_H
 #define LORAD_MODEL_STEP_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,7 +18,8 @@ struct step;
 
 /* A resident adapter as the step sees it: one kern_lora per module number (n_layers * 7 + 1). See lora.c. */
 struct step_lora {
-	struct kern_lora *modules;
+	struct kern_lora *modules;          /* host; matrices at device addresses */
+	const struct kern_lora *on_device;  /* the same table where the ops read it; on a CPU the same memory */
 	uint32_t n_modules;
 	uint32_t max_rank;
 };
@@ -59,19 +61,23 @@ struct step_options {             /* all outlive the step */
 	const struct model *model;
 	const struct kern_backend *backend;
 	struct kern_device *device;
-	struct team *team;
+	struct team *team;        /* not used by a queued backend */
 	const struct kern_kv_layout *kv;
 	struct step_limits limits;
+	bool records;             /* steps of decodes are recorded and replayed, where the backend can */
 };
 
 int step_new(struct step **ret, const struct step_options *options);
 struct step *step_free(struct step *step);
 int step_run(struct step *step, struct step_seq *seqs, uint32_t n_seqs);
 const struct step_stats *step_last(const struct step *step);
+void step_failure(const struct step *step, struct kern_failure *ret); /* of the device; code 0: it goes on */
 
 /* lora.c: a checked payload in device memory -> modules. The payload must stay where it is while in use. */
 int step_lora_init(struct step_lora *lora, const struct image_geometry *geometry, const struct image_module *modules,
 		   uint32_t n_modules, const void *payload);
+void step_lora_place(struct step_lora *lora, void *host, const void *device); /* copy the table; it will be read at device */
+size_t step_lora_table_bytes(const struct image_geometry *geometry);
 void step_lora_deinit(struct step_lora *lora);
 
 DEFINE_CLEANUP(struct step *, step_free)

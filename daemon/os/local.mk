@@ -1,6 +1,7 @@
 # Layer 2: the operating system: event loop, compute threads, memory, sockets.
 noinst_LTLIBRARIES += daemon/os/libos.la
 daemon_os_libos_la_SOURCES = \
+	daemon/os/journal.c daemon/os/journal.h \
 	daemon/os/loop.c daemon/os/loop.h \
 	daemon/os/mem.c daemon/os/mem.h \
 	daemon/os/notify.c daemon/os/notify.h \

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define URING_FILES_MAX 4u
+#define URING_FILES_MAX 256u
 #define URING_NO_BUFFER (-1)
 
 struct uring {

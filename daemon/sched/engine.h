@@ -30,6 +30,8 @@ struct engine {
 	struct ipc_session **flush;   /* sessions that were sent something since the last flush */
 	uint32_t n_flush;
 
+	struct kern_failure lost;     /* what the device failed of; code 0: it has not */
+
 	struct sched_stats stats;
 };
 

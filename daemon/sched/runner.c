@@ -9,6 +9,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 
 #include "daemon/sched/engine.h"
 
@@ -119,6 +120,21 @@ static void count_step(struct engine *engine, uint64_t took_ns)
 	hist_add(&stats->step, took_ns);
 }
 
+/* A step did not happen. A device that failed takes all requests with it, and the daemon after them. */
+static void fail_step(struct engine *engine, uint32_t n)
+{
+	char text[256];
+
+	step_failure(engine->options.step, &engine->lost);
+	for (uint32_t i = 0; i < n && !engine->lost.code; ++i)
+		engine_fail(engine, engine->in_step[i], EIO, "the step failed; the daemon's log has the reason");
+	if (!engine->lost.code)
+		return;
+	(void)snprintf(text, sizeof(text), "the device failed: %s", engine->lost.text);
+	engine_fail_all(engine, EIO, text);
+	engine->options.device_lost(engine->options.userdata, &engine->lost);
+}
+
 static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
 {
 	uint64_t began = clock_ns(), took;
@@ -126,8 +142,7 @@ static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
 
 	took = clock_ns() - began;
 	if (r < 0) {
-		for (uint32_t i = 0; i < n; ++i)
-			engine_fail(engine, engine->in_step[i], EIO, "the step failed; the daemon's log has the reason");
+		fail_step(engine, n);
 		return;
 	}
 	count_step(engine, took);
@@ -148,6 +163,8 @@ enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 {
 	uint32_t rows;
 
+	if (engine->lost.code)
+		engine_fail_all(engine, EIO, "the device failed, the daemon is ending");
 	engine_send_unsent(engine, now_ns);
 	engine_start_waiting(engine, now_ns);
 	engine_reserve_kv(engine);

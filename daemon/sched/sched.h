@@ -21,6 +21,8 @@ struct sched_options {
 	struct kv *kv;
 	struct step *step;
 	struct step_limits limits;
+	void (*device_lost)(void *userdata, const struct kern_failure *why); /* engine thread; it steps no more */
+	void *userdata;
 };
 
 struct sched_stats {

@@ -79,6 +79,26 @@ static struct kern_matrix random_matrix(enum kern_dtype dtype, uint32_t rows, ui
 	return (struct kern_matrix){ dtype, rows, cols, 0, data };
 }
 
+struct call {
+	kern_op *op;
+	struct kern_device *device;
+	const void *args;
+};
+
+static void run_part(const void *call, unsigned part, unsigned n_parts)
+{
+	const struct call *c = call;
+
+	c->op(c->device, c->args, part, n_parts);
+}
+
+static void run_op(struct bench *b, kern_op *op, const void *args)
+{
+	struct call call = { op, b->device, args };
+
+	team_run(b->team, run_part, &call);
+}
+
 static double time_matmul(struct bench *b, struct kern_weight *w, size_t n_weights, struct kern_matmul *a)
 {
 	struct kern_activate activate = { a->x, a->n, w->cols, w->activation, NULL };
@@ -91,8 +111,8 @@ static double time_matmul(struct bench *b, struct kern_weight *w, size_t n_weigh
 		double t = now();
 		a->w = &w[at % n_weights];
 		if (b->b->device->activation_bytes(w->activation, w->cols))
-			team_run(b->team, b->b->ops->activate, &activate);
-		team_run(b->team, b->b->ops->matmul, a);
+			run_op(b, b->b->ops->activate, &activate);
+		run_op(b, b->b->ops->matmul, a);
 		t = now() - t;
 		best = t < best ? t : best;
 	}
@@ -114,7 +134,8 @@ static void bench_matmul(struct bench *b, const char *name, enum kern_dtype dtyp
 	for (size_t i = 0; w && i < n_weights; i++) {
 		w[i] = plan;
 		w[i].data = plan.bytes ? allocate(b, plan.bytes) : (void *)(uintptr_t)m.data;
-		b->b->device->weight_pack(&w[i], &m, 0, 1);
+		if (plan.bytes)
+			b->b->device->weight_pack(&w[i], &m, 0, m.rows, w[i].data);
 	}
 	for (size_t i = 0; w && i < sizeof ns / sizeof *ns; i++) {
 		struct kern_matmul a = { .x = x, .n = ns[i], .y = y };
@@ -153,8 +174,8 @@ static void bench_lora(struct bench *b, uint32_t n_segments, uint32_t rows, uint
 		struct kern_lora_shrink shrink = { &step, 0, x, IN, rank, scratch };
 		struct kern_lora_expand expand = { &step, 0, scratch, rank, OUT, y };
 		double t = now();
-		team_run(b->team, b->b->ops->lora_shrink, &shrink);
-		team_run(b->team, b->b->ops->lora_expand, &expand);
+		run_op(b, b->b->ops->lora_shrink, &shrink);
+		run_op(b, b->b->ops->lora_expand, &expand);
 		t = now() - t;
 		best = t < best ? t : best;
 	}
@@ -191,7 +212,7 @@ static void bench_attention(struct bench *b, uint32_t n_seqs, uint32_t rows, uin
 		for (uint32_t l = 0; l < LAYERS; l++) {
 			struct kern_attention a = { &step, &kv, l, HEADS, q, y };
 			double t = now();
-			team_run(b->team, b->b->ops->attention, &a);
+			run_op(b, b->b->ops->attention, &a);
 			t = now() - t;
 			best = t < best ? t : best;
 		}
@@ -210,7 +231,7 @@ static double time_op(struct bench *b, kern_op *op, const void *args)
 
 	for (unsigned r = 0; r < 10 * REPEATS; r++) {
 		double t = now();
-		team_run(b->team, op, args);
+		run_op(b, op, args);
 		t = now() - t;
 		best = t < best ? t : best;
 	}
@@ -256,7 +277,7 @@ static void bench_sample(struct bench *b, const char *name, const struct kern_sa
 	for (unsigned r = 0; r < REPEATS; r++) {
 		memcpy(logits, copy, (size_t)n * VOCAB * 4);
 		double t = now();
-		team_run(b->team, b->b->ops->sample, &a);
+		run_op(b, b->b->ops->sample, &a);
 		t = now() - t;
 		best = t < best ? t : best;
 	}
@@ -302,7 +323,7 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		b.n_threads = (unsigned)strtoul(argv[2], NULL, 10);
 	b.b = kern_cpu(isa);
-	if (!b.b || !b.n_threads || b.b->device->open(&b.device, 0) < 0 || team_new(&b.team, b.n_threads) < 0) {
+	if (!b.b || !b.n_threads || b.b->device->open(&b.device, 0, NULL) < 0 || team_new(&b.team, b.n_threads) < 0) {
 		fputs("usage: ops [ISA [THREADS]]\n", stderr);
 		return 2;
 	}

@@ -136,7 +136,7 @@ void peak_measure(struct peak *ret, struct team *team, enum kern_isa isa, size_t
 	struct job job = { .bytes = bytes };
 	void *memory;
 
-	if (kern_ref.device->open(&device, 0) < 0 || kern_ref.device->alloc(device, NULL, bytes, &memory) < 0)
+	if (kern_ref.device->open(&device, 0, NULL) < 0 || kern_ref.device->alloc(device, NULL, bytes, &memory) < 0)
 		exit(1);
 	memset(memory, 1, bytes);
 	job.memory = memory;

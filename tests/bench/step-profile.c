@@ -36,11 +36,11 @@ static uint64_t spent[_OP_N], calls[_OP_N];
 static pthread_t caller;
 
 #define X(name)                                                                     \
-	static void timed_##name(const void *args, unsigned part, unsigned n_parts) \
+	static void timed_##name(struct kern_device *device, const void *args, unsigned part, unsigned n_parts) \
 	{                                                                           \
 		uint64_t start = clock_ns();                                        \
                                                                                     \
-		inner->name(args, part, n_parts);                                   \
+		inner->name(device, args, part, n_parts);                                 \
 		if (pthread_equal(pthread_self(), caller)) {                        \
 			spent[OP_##name] += clock_ns() - start;                     \
 			++calls[OP_##name];                                         \

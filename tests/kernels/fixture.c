@@ -87,8 +87,11 @@ struct kern_weight fixture_weight(const struct kern_backend *b, const struct ker
 
 	ck_assert_int_eq(b->device->weight_plan(NULL, m, precision, &w), 0);
 	w.data = w.bytes ? fixture_bytes(w.bytes) : (void *)(uintptr_t)m->data;
-	for (unsigned part = 0; part < n_parts; part++)
-		b->device->weight_pack(&w, m, part, n_parts);
+	for (uint32_t first = 0, n; w.bytes && first < w.rows; first += n) { /* n_parts: in how many goes */
+		n = (w.rows / n_parts + w.grain) / w.grain * w.grain;
+		n = n < w.rows - first ? n : w.rows - first;
+		b->device->weight_pack(&w, m, first, n, (uint8_t *)w.data + first / w.grain * w.grain_bytes);
+	}
 	return w;
 }
 
@@ -102,7 +105,7 @@ void fixture_free_weight(struct kern_weight *w)
 void fixture_run(kern_op *op, const void *args, unsigned n_parts)
 {
 	for (unsigned part = n_parts; part-- > 0;)
-		op(args, part, n_parts);
+		op(NULL, args, part, n_parts);
 }
 
 const struct kern_backend *fixture_backend(unsigned i)

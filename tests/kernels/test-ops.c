@@ -549,7 +549,7 @@ START_TEST(memory)
 	uint8_t *piece[70], own[64];
 	void *p;
 
-	ck_assert_int_eq(kern_ref.device->open(&device, 0), 0);
+	ck_assert_int_eq(kern_ref.device->open(&device, 0, NULL), 0);
 	for (unsigned i = 0; i < 70; i++) { /* more than one slab, and a piece larger than a slab */
 		size_t bytes = i == 35 ? 40u << 20 : 1u << 20;
 		ck_assert_int_eq(kern_ref.device->alloc(device, NULL, bytes, &p), 0);

@@ -24,7 +24,7 @@ struct rig *rig_new(const char *path, enum model_precision precision, const stru
 	ck_assert_ptr_nonnull(rig);
 	rig->backend = backend;
 	rig->region = (struct mem_region)MEM_REGION_NULL;
-	ck_assert_int_eq(backend->device->open(&rig->device, 0), 0);
+	ck_assert_int_eq(backend->device->open(&rig->device, 0, NULL), 0);
 	ck_assert_int_eq(team_new(&rig->team, n_threads), 0);
 	options.device = rig->device;
 	options.team = rig->team;

@@ -328,6 +328,12 @@ int step_run(struct step *step, struct step_seq *seqs, uint32_t n_seqs)
 	return fakes.step_result;
 }
 
+void step_failure(const struct step *step, struct kern_failure *ret)
+{
+	(void)step;
+	*ret = fakes.failure;
+}
+
 const struct step_stats *step_last(const struct step *step)
 {
 	(void)step;

@@ -42,6 +42,7 @@ struct fakes {
 	unsigned cache_blocks;            /* what cache_shrink() can still give */
 	unsigned loading;
 	int step_result;
+	struct kern_failure failure;      /* what step_failure() tells */
 	struct step_stats last;
 	struct cache_adapter adapter[8];  /* "a0" to "a7" */
 	int (*draw)(uint32_t hash);       /* the token of a draw; default: printable letters by hash */

@@ -59,7 +59,7 @@ static void add(const char *name, uint64_t seed, const struct image_geometry *ge
 
 static void setup_with(size_t host_bytes)
 {
-	struct cache_options options = { .host_bytes = host_bytes, .geometry = *test_geometry(), .changed = on_changed };
+	struct cache_options options = { .device_bytes = host_bytes, .geometry = *test_geometry(), .changed = on_changed };
 	struct pager_options pager_options = {};
 
 	folder = test_folder();

@@ -63,7 +63,7 @@ START_TEST(all_on_the_command_line)
 	ck_assert_str_eq(options.model, "m");
 	ck_assert_str_eq(options.store, "s");
 	ck_assert_str_eq(options.socket, "k");
-	ck_assert(!options.cuda);
+	ck_assert_int_eq(options.device, OPTIONS_DEVICE_CPU);
 	ck_assert_int_eq(options.precision, MODEL_BF16);
 	ck_assert_uint_eq(options.threads, 3);
 	ck_assert_int_eq(options.isa, KERN_ISA_AVX2);
@@ -76,9 +76,12 @@ END_TEST
 START_TEST(devices)
 {
 	ck_assert_int_eq(read_words("--model m --device cuda:3", &nowhere), OPTIONS_OK);
-	ck_assert(options.cuda && options.cuda_number == 3);
+	ck_assert(options.device == OPTIONS_DEVICE_CUDA && options.cuda_number == 3);
 	ck_assert_int_eq(read_words("--model m --device auto", &nowhere), OPTIONS_OK);
-	ck_assert(!options.cuda);
+	ck_assert_int_eq(options.device, OPTIONS_DEVICE_AUTO);
+	ck_assert_int_eq(read_words("--model m --device cpu --cuda-graphs on", &nowhere), OPTIONS_OK);
+	ck_assert(options.device == OPTIONS_DEVICE_CPU && options.cuda_graphs);
+	ck_assert_int_eq(read_words("--model m --cuda-graphs yes", &nowhere), OPTIONS_E_INVALID);
 	ck_assert_int_eq(read_words("--model m --device cuda:", &nowhere), OPTIONS_E_INVALID);
 	ck_assert_int_eq(read_words("--model m --device cuda:x", &nowhere), OPTIONS_E_INVALID);
 	ck_assert_int_eq(read_words("--model m --device cudax", &nowhere), OPTIONS_E_INVALID);

@@ -491,6 +491,40 @@ START_TEST(failed_step_fails_its_requests)
 }
 END_TEST
 
+static unsigned lost;
+
+static void on_lost(void *userdata, const struct kern_failure *why)
+{
+	(void)userdata;
+	ck_assert_int_eq(why->code, 700);
+	++lost;
+}
+
+/* A device that failed takes all requests with it, those that wait too, and whoever comes later; it is told once. */
+START_TEST(lost_device_fails_everything)
+{
+	lost = 0;
+	engine.options.device_lost = on_lost;
+	add(fake_request(session, 1, "one", 50));
+	turns(2);
+	fakes.adapter[3].result = CACHE_E_PENDING;
+	add(with_adapter(2, 3, 1));
+	fakes.step_result = -EIO;
+	fakes.failure = (struct kern_failure){ .code = 700, .text = "attention: cudaErrorIllegalAddress" };
+	turns(1);
+	ck_assert_uint_eq(fake_count(session, 1, 'e'), 1);
+	ck_assert_uint_eq(fake_count(session, 2, 'e'), 1);
+	ck_assert_uint_eq(lost, 1);
+	fakes.step_result = 0;
+	add(fake_request(session, 3, "late", 50));
+	turns(2);
+	ck_assert_uint_eq(fake_count(session, 3, 'e'), 1);
+	ck_assert_uint_eq(fake_count(session, 3, 't'), 0);
+	ck_assert_uint_eq(lost, 1);
+	ck_assert(engine_empty(&engine));
+}
+END_TEST
+
 START_TEST(more_requests_than_places)
 {
 	engine_deinit(&engine);
@@ -603,6 +637,7 @@ int main(void)
 	tcase_add_test(tc, cancel_in_any_place);
 	tcase_add_test(tc, closed_client_is_told_nothing);
 	tcase_add_test(tc, failed_step_fails_its_requests);
+	tcase_add_test(tc, lost_device_fails_everything);
 	tcase_add_test(tc, more_requests_than_places);
 	tcase_add_test(tc, values_are_judged);
 	tcase_add_test(tc, the_edges_are_admitted);
