@@ -20,7 +20,8 @@ daemon_libdaemon_la_SOURCES = \
 daemon_libdaemon_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 
 daemon_lorad_SOURCES = daemon/main.c
-daemon_lorad_LDADD = \
+daemon_lorad_LDADD = $(DAEMON_PARTS) $(KERN_CUDA) $(KERN_CUDA_LIBS) $(DAEMON_LIBS)
+DAEMON_PARTS = \
 	daemon/libdaemon.la \
 	daemon/import/libimport.la \
 	daemon/sched/libsched.la \
@@ -32,6 +33,5 @@ daemon_lorad_LDADD = \
 	daemon/format/libformat.la \
 	daemon/os/libos.la \
 	daemon/base/libbase.la \
-	kernels/libkernels.la \
-	$(KERN_CUDA) $(KERN_CUDA_LIBS) \
-	$(JANSSON_LIBS) $(LMDB_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) $(CRYPTO_LIBS) $(PCRE2_LIBS) -lm
+	kernels/libkernels.la
+DAEMON_LIBS = $(JANSSON_LIBS) $(LMDB_LIBS) $(URING_LIBS) $(SYSTEMD_LIBS) $(CRYPTO_LIBS) $(PCRE2_LIBS) -lm

@@ -1,3 +1,4 @@
+include tests/cudasim/local.mk
 include tests/unit/kernels.mk
 include tests/unit/engine.mk
 include tests/unit/format.mk

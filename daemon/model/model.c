@@ -345,6 +345,10 @@ static int take_weights(struct model *model, const struct model_options *options
 
 	r = list_loads(model, &loads, diag);
 	list = loads.load;
+	if (r)
+		return r;
+	model->precision = choose_precision(options->precision, &loads);
+	r = plan(model, &loads, diag);
 	if (!r)
 		r = load_norms(model, diag);
 	if (r)
@@ -352,11 +356,7 @@ static int take_weights(struct model *model, const struct model_options *options
 	unused = source_unused(model->source);
 	if (unused)
 		return diag_set(diag, MODEL_E_INVALID, "tensor %s: not part of a Llama model as lorad computes it", unused);
-
-	model->precision = choose_precision(options->precision, &loads);
-	r = plan(model, &loads, diag);
-	if (!r)
-		r = load_weights(model, &loads, options, diag);
+	r = load_weights(model, &loads, options, diag);
 	if (r)
 		return r;
 	if (loads.in_place == 0)

@@ -18,9 +18,9 @@
  * they lie in. weight_pack() counts rows as those of the whole matrix, so it gets a matrix that would begin so far
  * before the buffer that the panel's rows lie in it.
  *
- * A staging buffer is used again once its upload has arrived: join() and fence() tell that even where the device has
- * failed and done() never comes. What such a device may still read, the staging buffers and the upload itself, stays
- * mapped: with a device lost the process is about to end.
+ * A staging buffer is used again once its upload has arrived: join() and fence() tell that, and done(), which may come a
+ * little later, that the upload itself is ours again. On a failed device done() never comes, but fence() says so. What such
+ * a device may still read, the staging buffers and the uploads, stays mapped: the process is about to end.
  */
 #include "daemon/model/upload.h"
 
@@ -79,6 +79,7 @@ struct upload {
 	size_t staging_bytes, buffer_bytes, piece_bytes;
 	void *staging, *buffers; /* mappings, of all lanes */
 	bool registered;
+	bool lost;           /* the device failed with something of ours on its way */
 	struct uring uring;
 	bool has_ring, fixed;
 	struct lane lane[LANES];
@@ -332,6 +333,7 @@ static int settle(struct upload *up, struct lane *lane)
 
 	if (!lane->uploading)
 		return 0;
+	lane->uploading = false;
 	r = ops->join(up->o->device, &lane->parcel->upload);
 	if (!r)
 		r = ops->fence(up->o->device);
@@ -339,7 +341,7 @@ static int settle(struct upload *up, struct lane *lane)
 		(void)sched_yield();
 		r = ops->fence(up->o->device);
 	}
-	lane->uploading = r != 0;
+	up->lost = up->lost || r;
 	return r;
 }
 
@@ -503,18 +505,18 @@ static int init_ring(struct upload *up)
 /* Memory that a read or the device may still touch is kept. */
 static void upload_deinit(struct upload *up)
 {
-	bool reading = false, sending = false;
+	bool reading = false;
 
 	for (unsigned i = 0; i < LANES; ++i) {
 		struct lane *lane = &up->lane[i];
 
 		reading = (lane->missing > 0 && wait_for_reads(up, lane) < 0) || reading;
-		sending = settle(up, lane) < 0 || sending;
+		(void)settle(up, lane);
 	}
 	uring_deinit(&up->uring);
-	if (up->registered && !sending)
+	if (up->registered && !up->lost)
 		up->o->ops->unregister_host(up->o->device, up->staging);
-	if (up->staging && !sending)
+	if (up->staging && !up->lost)
 		(void)munmap(up->staging, staging_mapping(up));
 	if (up->buffers && !reading)
 		(void)munmap(up->buffers, LANES * up->buffer_bytes);

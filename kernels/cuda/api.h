@@ -2,9 +2,9 @@
 /*
  * Every function of the CUDA runtime and of cuBLAS that lorad calls, as one table
  *
- * Two providers fill it, chosen when a program is linked: api-runtime.c (cudart, linked statically; cuBLAS, opened at run
- * time, so that one binary starts on machines without a driver) and the simulator of the tests (tests/cudasim/). Nothing
- * else in the backend may call CUDA: what is not in the table, the tests do not see. At most 45 functions.
+ * Two providers fill it, chosen when a program is linked: api-runtime.c (cudart, linked statically; cuBLAS, opened at
+ * run time, so that one binary starts on machines without a driver) and the simulator of the tests (tests/cudasim/).
+ * Nothing else in the backend may call CUDA: what is not in the table, the tests do not see. At most 45 functions.
  */
 #ifndef LORAD_KERNELS_CUDA_API_H
 #define LORAD_KERNELS_CUDA_API_H
@@ -33,7 +33,8 @@ struct cuda_api {
 	cudaError_t (*FreeHost)(void *p);
 	cudaError_t (*HostRegister)(void *p, size_t bytes, unsigned flags);
 	cudaError_t (*HostUnregister)(void *p);
-	cudaError_t (*MemcpyAsync)(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream);
+	cudaError_t (*MemcpyAsync)(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+				   cudaStream_t stream);
 	cudaError_t (*MemsetAsync)(void *to, int value, size_t bytes, cudaStream_t stream);
 	/* streams and events */
 	cudaError_t (*StreamCreateWithFlags)(cudaStream_t *ret, unsigned flags);
@@ -65,16 +66,18 @@ struct cuda_api {
 	cublasStatus_t (*BlasSetStream)(cublasHandle_t handle, cudaStream_t stream);
 	cublasStatus_t (*BlasSetWorkspace)(cublasHandle_t handle, void *workspace, size_t bytes);
 	cublasStatus_t (*BlasSetMathMode)(cublasHandle_t handle, cublasMath_t mode);
-	cublasStatus_t (*BlasGemmEx)(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-				     const void *alpha, const void *a, cudaDataType type_a, int lda, const void *b,
-				     cudaDataType type_b, int ldb, const void *beta, void *c, cudaDataType type_c, int ldc,
-				     cublasComputeType_t compute, cublasGemmAlgo_t algorithm);
+	cublasStatus_t (*BlasGemmEx)(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m,
+				     int n, int k, const void *alpha, const void *a, cudaDataType type_a, int lda,
+				     const void *b, cudaDataType type_b, int ldb, const void *beta, void *c,
+				     cudaDataType type_c, int ldc, cublasComputeType_t compute,
+				     cublasGemmAlgo_t algorithm);
 	const char *(*BlasGetStatusString)(cublasStatus_t status);
 };
 
 /*
- * The provider's table; NULL with the reason where there is none (no cuBLAS, say). Not the place where a missing GPU shows:
- * that is DriverGetVersion and GetDeviceCount. Where the driver is missing or too old, the cuBLAS entries may be NULL.
+ * The provider's table; NULL with the reason where there is none (no cuBLAS, say). Not the place where a missing GPU
+ * shows: that is DriverGetVersion and GetDeviceCount. Where the driver is missing or too old, the cuBLAS entries may be
+ * NULL.
  */
 const struct cuda_api *cuda_api(struct kern_failure *why);
 

@@ -34,6 +34,7 @@ struct dev_u32x2 {
 #define DEV_BOUNDS(threads)
 #define DEV_BARRIER() __syncthreads()
 #define DEV_WARP_BARRIER() __syncwarp()
+#define DEV_GUARD(condition) (condition) /* a check of bounds: the simulator can leave it out, to see that a test notices */
 
 extern __shared__ __align__(128) unsigned char dev_shared_bytes[];
 

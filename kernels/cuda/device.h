@@ -2,8 +2,8 @@
 /*
  * One GPU as the files of this folder see it: streams, memory, work space, the error that ended it
  *
- * Threads: one thread at a time speaks to a device (the main thread while it loads, then the engine), except for upload()
- * and failure(), which any thread may call at any time. What those share is said at each field.
+ * Threads: one thread at a time speaks to a device (the main thread while it loads, then the engine), except for
+ * upload() and failure(), which any thread may call at any time. What those share is said at each field.
  */
 #ifndef LORAD_KERNELS_CUDA_DEVICE_H
 #define LORAD_KERNELS_CUDA_DEVICE_H
@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-#define CUDA_PANEL_BYTES ((size_t)64 << 20)   /* decoded weights on their way through cuBLAS: a panel of rows at a time */
+#define CUDA_PANEL_BYTES ((size_t)64 << 20)   /* weights decoded for cuBLAS: a panel of rows at a time */
 #define CUDA_BLAS_BYTES ((size_t)32 << 20)    /* cuBLAS's own; given, so that it allocates nothing inside a step */
 #define CUDA_UPLOADS 8                        /* adapters on their way at once */
 #define CUDA_PIECE_BYTES ((size_t)1 << 20)    /* of an upload: a step's own copies wait for one piece at most */
@@ -60,14 +60,14 @@ struct kern_device {
 	int number;
 	cudaStream_t compute, copy;
 	cublasHandle_t blas;
-	struct kern_failure failed; /* the first error; nothing goes on after it. Under lock; .code: see cuda_failed() */
+	struct kern_failure failed; /* the first error: nothing goes on after it. Under lock, but see cuda_failed() */
 
 	/* work space, by reserve() */
 	void *blas_space;
 	void *panel;             /* CUDA_PANEL_BYTES */
 	float *partial;          /* decode attention: see attention-decode.cu */
 	size_t partial_floats;
-	uint32_t split_positions; /* keys of one split: follows from the context alone, so that bits do not follow the batch */
+	uint32_t split_positions; /* keys of one split: follows from the context alone, lest bits follow the batch */
 
 	pthread_mutex_t lock;    /* of failed and the two below */
 	struct cuda_ranges memory;     /* what alloc() gave out */
@@ -90,8 +90,8 @@ struct kern_device {
 /* ---- for the ops ---- */
 
 /*
- * Remembers the first error of a device; while a step is being recorded, that the recording is no good. Return: 0, or -EIO.
- * what: the call, for the words.
+ * Remembers the first error of a device; while a step is being recorded, that the recording is no good. Return: 0, or
+ * -EIO. what: the call, for the words.
  */
 int cuda_note(struct kern_device *device, cudaError_t error, const char *what);
 int cuda_note_blas(struct kern_device *device, cublasStatus_t status, const char *what);
@@ -137,15 +137,15 @@ bool cuda_is_registered(struct kern_device *device, const void *p, size_t bytes)
 
 /* ---- the ops, a family a file ---- */
 
-kern_op cuda_embed, cuda_rms_norm, cuda_activate, cuda_matmul, cuda_lora_shrink, cuda_lora_expand, cuda_row_scale, cuda_rope,
-	cuda_kv_write, cuda_kv_copy, cuda_attention, cuda_swiglu, cuda_sample;
+kern_op cuda_embed, cuda_rms_norm, cuda_activate, cuda_matmul, cuda_lora_shrink, cuda_lora_expand, cuda_row_scale,
+	cuda_rope, cuda_kv_write, cuda_kv_copy, cuda_attention, cuda_swiglu, cuda_sample;
 
 /* attention is two: decodes (one row a sequence) and prefills (attention-decode.cu, attention-prefill.cu). */
 void cuda_attention_decode(struct kern_device *device, const struct kern_attention *args);
 void cuda_attention_prefill(struct kern_device *device, const struct kern_attention *args);
 size_t cuda_attention_partial_floats(const struct kern_limits *limits, uint32_t split_positions);
 
-/* Products with packed weights: rows few enough to be bound by the weights' bytes, and decoding for cuBLAS (quant.cu). */
+/* Products with packed weights: few rows, bound by the weights' bytes; decoding for cuBLAS (quant.cu). */
 #define CUDA_SKINNY_ROWS 64
 void cuda_skinny(struct kern_device *device, const struct kern_matmul *args);
 void cuda_decode_panel(struct kern_device *device, const struct kern_weight *w, uint32_t first, uint32_t n, void *to);

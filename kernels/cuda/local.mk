@@ -20,7 +20,8 @@ CUDA_KERNELS = \
 	kernels/cuda/attention-prefill.cu \
 	kernels/cuda/embed.cu \
 	kernels/cuda/kv.cu \
-	kernels/cuda/lora.cu \
+	kernels/cuda/lora-expand.cu \
+	kernels/cuda/lora-shrink.cu \
 	kernels/cuda/norm.cu \
 	kernels/cuda/quant.cu \
 	kernels/cuda/rope.cu \
@@ -28,7 +29,7 @@ CUDA_KERNELS = \
 	kernels/cuda/scale.cu \
 	kernels/cuda/skinny.cu \
 	kernels/cuda/swiglu.cu
-EXTRA_DIST += $(CUDA_KERNELS) kernels/cuda/quant.h
+EXTRA_DIST += $(CUDA_KERNELS) kernels/cuda/lora.h kernels/cuda/quant.h kernels/cuda/sample.h
 
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(NVCC_ARCHS) -Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage \
 	-Xcompiler -Wall,-Wextra,-fPIE,-fno-exceptions,-fno-rtti -I$(top_srcdir)

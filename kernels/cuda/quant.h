@@ -2,10 +2,10 @@
 /*
  * Packed weights: how large their pieces are, and how kernels decode them. The layout is described in weight.c.
  *
- * A code becomes the f32 number d * code + m, rounded once, as kernels/quant.h decodes it, and from there bf16. Codes are
- * made floats without a conversion: or'ed into the mantissa of 2^k they are the number 2^k + code. For Q8_0 and Q4_0 the
- * minimum is a multiple of d, and d * (2^k + code) - d * (2^k + 8) has the same exact value; the product is not rounded in
- * between (fmaf), and d * (2^k + 8) has at most 24 significant bits as long as k <= 15.
+ * A code becomes the f32 number d * code + m, rounded once, as kernels/quant.h decodes it, and from there bf16. Codes
+ * are made floats without a conversion: or'ed into the mantissa of 2^k they are the number 2^k + code. For Q8_0 and
+ * Q4_0 the minimum is a multiple of d, and d * (2^k + code) - d * (2^k + 8) has the same exact value; the product is
+ * not rounded in between (fmaf), and d * (2^k + 8) has at most 24 significant bits as long as k <= 15.
  */
 #ifndef LORAD_KERNELS_CUDA_QUANT_H
 #define LORAD_KERNELS_CUDA_QUANT_H
@@ -24,20 +24,22 @@
 #ifdef __cplusplus
 #include "kernels/cuda/dev.h"
 
-/* A block of one row. Code c at mantissa bit 8 + 4i stands for 2^(15 - 4i) + c; its number is d times that, plus m[i]. */
+/* A block of one row. A code c at mantissa bit 8 + 4i makes 2^(15 - 4i) + c; the weight is d times that, plus m[i]. */
 struct quant_scale {
 	float d, m[3]; /* Q8_0 uses m[0]; Q4_1's m[0] is the minimum itself */
 };
 
 /*
- * The bits of 2^15, 2^11, 2^7. A kernel that has them of an argument keeps them in registers: where the compiler knows them
- * it makes two instructions of (word & mask) | magic, since one takes only one constant.
+ * The bits of 2^15, 2^11, 2^7. A kernel that has them of an argument keeps them in registers: where the compiler knows
+ * them it makes two instructions of (word & mask) | magic, since one takes only one constant.
  */
 struct quant_magic {
 	uint32_t bits[3];
 };
 
+/* clang-format off */
 #define QUANT_MAGIC { { 0x47000000u, 0x45000000u, 0x43000000u } }
+/* clang-format on */
 
 /* d, m: f16 bits */
 template <enum cuda_layout L> DEV_INLINE struct quant_scale quant_scale_of(uint16_t d, uint16_t m)
@@ -46,8 +48,8 @@ template <enum cuda_layout L> DEV_INLINE struct quant_scale quant_scale_of(uint1
 
 	s.d = dev_from_f16(d);
 	for (unsigned i = 0; i < 3; i++)
-		s.m[i] = L == CUDA_W_Q4_1 ? dev_from_f16(m) :
-					    -s.d * ((float)(1u << (15 - 4 * i)) + (L == CUDA_W_Q8_0 ? 128.0f : 8.0f));
+		s.m[i] = L == CUDA_W_Q4_1 ? dev_from_f16(m)
+					  : -s.d * ((float)(1u << (15 - 4 * i)) + (L == CUDA_W_Q8_0 ? 128.0f : 8.0f));
 	return s;
 }
 
@@ -87,8 +89,8 @@ DEV_INLINE void quant_decode8(const uint32_t *word, const struct quant_scale *s,
 }
 
 /* Where lane `lane` has codes of row lane / 4 + 8 * half of a chunk: columns 8j..8j+7 of block lane % 4. */
-template <enum cuda_layout L> DEV_INLINE const void *quant_codes_at(const unsigned char *chunk, unsigned half, unsigned lane,
-								    unsigned j)
+template <enum cuda_layout L>
+DEV_INLINE const void *quant_codes_at(const unsigned char *chunk, unsigned half, unsigned lane, unsigned j)
 {
 	if (L == CUDA_W_Q8_0)
 		return chunk + ((half * 2 + j / 2) * DEV_WARP + lane) * 16 + j % 2 * 8;
@@ -121,17 +123,19 @@ DEV_INLINE void quant_decode8_at(const unsigned char *chunk, unsigned half, unsi
 }
 
 /*
- * One warp's copy of a chunk into its own shared memory, 16 bytes a lane, as part of the next group. Afterwards: commit,
- * wait, DEV_WARP_BARRIER().
+ * One warp's copy of a chunk into its own shared memory, 16 bytes a lane, as part of the next group. Afterwards:
+ * commit, wait, DEV_WARP_BARRIER().
  */
-template <enum cuda_layout L> DEV_INLINE void quant_copy_chunk(unsigned char *to_shared, const unsigned char *chunk, unsigned lane)
+template <enum cuda_layout L>
+DEV_INLINE void quant_copy_chunk(unsigned char *to_shared, const unsigned char *chunk, unsigned lane)
 {
 	constexpr unsigned PIECES = CUDA_CHUNK_BYTES(L) / 16, LOADS = PIECES / DEV_WARP;
 
 	for (unsigned i = 0; i < LOADS; i++)
 		dev_copy_async(to_shared + (i * DEV_WARP + lane) * 16, chunk + (i * DEV_WARP + lane) * 16, true);
 	if (lane < PIECES % DEV_WARP)
-		dev_copy_async(to_shared + (LOADS * DEV_WARP + lane) * 16, chunk + (LOADS * DEV_WARP + lane) * 16, true);
+		dev_copy_async(to_shared + (LOADS * DEV_WARP + lane) * 16, chunk + (LOADS * DEV_WARP + lane) * 16,
+			       true);
 }
 #endif
 

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* Stand-in for cuBLAS's header: see cuda_runtime_api.h beside it. */
+#ifndef CUDASIM_CUBLAS_V2_H
+#define CUDASIM_CUBLAS_V2_H
+
+#include <cuda_runtime_api.h>
+
+typedef enum {
+	CUBLAS_STATUS_SUCCESS = 0,
+	CUBLAS_STATUS_NOT_INITIALIZED = 1,
+	CUBLAS_STATUS_ALLOC_FAILED = 3,
+	CUBLAS_STATUS_INVALID_VALUE = 7,
+	CUBLAS_STATUS_ARCH_MISMATCH = 8,
+	CUBLAS_STATUS_MAPPING_ERROR = 11,
+	CUBLAS_STATUS_EXECUTION_FAILED = 13,
+	CUBLAS_STATUS_INTERNAL_ERROR = 14,
+	CUBLAS_STATUS_NOT_SUPPORTED = 15,
+	CUBLAS_STATUS_LICENSE_ERROR = 16,
+} cublasStatus_t;
+
+typedef enum {
+	CUBLAS_OP_N = 0,
+	CUBLAS_OP_T = 1,
+	CUBLAS_OP_C = 2,
+} cublasOperation_t;
+
+typedef enum {
+	CUBLAS_DEFAULT_MATH = 0,
+	CUBLAS_PEDANTIC_MATH = 2,
+	CUBLAS_TF32_TENSOR_OP_MATH = 3,
+	CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16,
+} cublasMath_t;
+
+typedef enum {
+	CUBLAS_COMPUTE_16F = 64,
+	CUBLAS_COMPUTE_32F = 68,
+	CUBLAS_COMPUTE_32F_PEDANTIC = 69,
+	CUBLAS_COMPUTE_32F_FAST_16F = 74,
+	CUBLAS_COMPUTE_32F_FAST_16BF = 75,
+	CUBLAS_COMPUTE_32F_FAST_TF32 = 77,
+} cublasComputeType_t;
+
+typedef enum {
+	CUBLAS_GEMM_DEFAULT = -1,
+	CUBLAS_GEMM_DEFAULT_TENSOR_OP = 99,
+} cublasGemmAlgo_t;
+
+typedef struct cublasContext *cublasHandle_t;
+
+#endif
