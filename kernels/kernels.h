@@ -136,7 +136,7 @@ struct kern_step {
 	const uint32_t *row_seq;          /* [n_rows] number of the sequence a row belongs to */
 	const struct kern_seq *seq;       /* [n_seqs], by first_row, covering all rows */
 	void *const *kv_block;            /* block addresses of all sequences, in order of position */
-	const struct kern_segment *segment; /* [n_segments], by first_row */
+	const struct kern_segment *segment; /* [n_segments], by first_row; those that share rows are neighbours of equal rows */
 	const struct kern_tile *seq_tile; /* [n_seq_tiles] of the sequences with more than one row */
 	const struct kern_tile *segment_tile; /* [n_segment_tiles] of all segments */
 	const uint32_t *output_row;       /* [n_outputs] the rows whose logits are wanted */
@@ -331,8 +331,8 @@ struct kern_device_ops {
 
 	/*
 	 * Recording. replay: 1, and the step recorded under this key runs again on what device memory holds now; 0: there is
-	 * none. record: ops from now on are recorded, until play() ends the recording and runs it. NULL where there is no such
-	 * thing.
+	 * none. record: ops from now on are recorded, until play() ends the recording and runs it; positive: not this time, they
+	 * run as usual. play, positive: the recording came to nothing, and nothing of it ran. NULL where there is no such thing.
 	 */
 	int (*replay)(struct kern_device *device, uint64_t key);
 	int (*record)(struct kern_device *device, uint64_t key);

@@ -9,7 +9,11 @@
 
 #include <stdint.h>
 
-static inline void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ret[4])
+#ifndef PHILOX_INLINE
+#define PHILOX_INLINE static inline /* the CUDA backend has its own */
+#endif
+
+PHILOX_INLINE void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ret[4])
 {
 	uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
 
@@ -26,7 +30,7 @@ static inline void philox4x32(const uint32_t counter[4], const uint32_t key[2], 
 }
 
 /* Draw number `draw` of a request: uniform in [0, 1), 53 bits. */
-static inline double philox_uniform(uint64_t seed, uint32_t draw)
+PHILOX_INLINE double philox_uniform(uint64_t seed, uint32_t draw)
 {
 	const uint32_t counter[4] = { draw, 0, 0, 0 }, key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
 	uint32_t r[4];

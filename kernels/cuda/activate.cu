@@ -20,13 +20,13 @@ DEV_KERNEL(THREADS) to_bf16(const float *x, uint32_t n, uint32_t cols, uint16_t 
 	const float *from = x + row * cols + col;
 	struct dev_u32x4 v = { { 0, 0, 0, 0 } };
 
-	if (row >= n)
+	if (!DEV_GUARD(row < n))
 		return;
-	if (cols % 4 == 0 && col < cols) { /* so rows are aligned */
+	if (cols % 4 == 0 && DEV_GUARD(col < cols)) { /* so rows are aligned */
 		v = dev_load16(from);
 	} else {
 		for (unsigned i = 0; i < 4; i++)
-			if (col + i < cols)
+			if (DEV_GUARD(col + i < cols))
 				v.x[i] = dev_bits(from[i]);
 	}
 	uint64_t low = dev_to_bf16x2(dev_float(v.x[0]), dev_float(v.x[1]));

@@ -15,7 +15,7 @@
 
 #define COMBINE_THREADS 64u
 /* Threads of a block, and blocks an SM shall hold: told to ptxas, which else spills a few registers to hold more. */
-#define DECODE_BOUNDS ATTENTION_THREADS, (G > 4 ? 3 : 4)
+#define DECODE_BLOCKS_AN_SM(g) ((g) > 4 ? 3 : 4)
 
 namespace
 {
@@ -35,7 +35,7 @@ DEV_INLINE float *record(const struct splits *splits, const struct attention_sha
 
 /* Grid: sequences, query groups of at most G heads of one KV head, splits. q, y [n][h][e]. */
 template <typename T, unsigned G>
-DEV_KERNEL(DECODE_BOUNDS)
+DEV_KERNEL(ATTENTION_THREADS, DECODE_BLOCKS_AN_SM(G))
 decode(const struct kern_step *step, struct attention_shape shape, struct attention_plan plan, struct splits splits,
        const float *q, float *y)
 {
@@ -44,11 +44,11 @@ decode(const struct kern_step *step, struct attention_shape shape, struct attent
 	uint32_t kv_head = blockIdx.y / groups, of_group = blockIdx.y % groups * G, head = kv_head * heads + of_group;
 	uint32_t first = blockIdx.z * splits.positions;
 
-	if (blockIdx.x >= step->n_seqs)
+	if (!DEV_GUARD(blockIdx.x < step->n_seqs))
 		return;
 	const struct kern_seq seq = step->seq[blockIdx.x];
 	uint32_t n_positions = seq.first_position + 1;
-	if (seq.n_rows != 1 || first >= n_positions)
+	if (seq.n_rows != 1 || !DEV_GUARD(first < n_positions))
 		return;
 	size_t at = ((size_t)seq.first_row * shape.n_heads + head) * shape.e;
 	struct attention_job job = {};
@@ -72,7 +72,7 @@ combine(const struct kern_step *step, struct attention_shape shape, struct split
 {
 	DEV_BOUNDS(COMBINE_THREADS);
 
-	if (blockIdx.x >= step->n_seqs)
+	if (!DEV_GUARD(blockIdx.x < step->n_seqs))
 		return;
 	const struct kern_seq seq = step->seq[blockIdx.x];
 	uint32_t n_positions = seq.first_position + 1, n = (n_positions + splits.positions - 1) / splits.positions;

@@ -14,8 +14,8 @@
 #define SIMT_ROWS 8u
 #define WARP_ROWS 16u
 /* Threads of a block, and blocks an SM shall hold: told to ptxas, which else spills a few registers to hold more. */
-#define MMA_BOUNDS ATTENTION_THREADS, (E > 128 ? 2 : 3)
-#define SIMT_BOUNDS ATTENTION_THREADS, 3
+#define MMA_BLOCKS_AN_SM(e) ((e) > 128 ? 2 : 3)
+#define SIMT_BLOCKS_AN_SM 3
 
 namespace
 {
@@ -26,9 +26,8 @@ template <unsigned E> constexpr unsigned KEYS = E <= 64 ? 64 : E <= 128 ? 32 : 1
 template <unsigned E> constexpr unsigned ROW_BYTES = (E * 2 / ATTENTION_PIECE | 1) * ATTENTION_PIECE;
 
 struct rows { /* of a warp */
-	uint32_t n;        /* of its 16: those that are there, 0: none */
-	uint32_t position; /* of the first */
-	uint32_t first;    /* in q and y */
+	uint32_t first;         /* in q and y */
+	uint32_t position, end; /* of the first, behind the last of its 16 that is there */
 };
 
 /* Where a row's query of the block's head lies in q, and its result in y. */
@@ -47,7 +46,8 @@ DEV_INLINE void load_q(const struct rows *rows, const struct attention_shape *sh
 		for (unsigned i = 0; i < 4; ++i) {
 			uint32_t row = lane / 4 + i % 2 * 8, col = k * 16 + i / 2 * 8 + lane % 4 * 2;
 			struct dev_u32x2 pair = { { 0, 0 } };
-			if (row < rows->n && col < shape->e)
+			if (DEV_GUARD(rows->position + row < rows->end) &&
+			    DEV_GUARD(col < shape->e))
 				pair = dev_load8(q + place(rows, shape, row) + col);
 			float lo = dev_float(pair.x[0]) * shape->scale, hi = dev_float(pair.x[1]) * shape->scale;
 			ret[k][i] = dev_to_bf16x2(lo, hi);
@@ -153,7 +153,8 @@ DEV_INLINE void store(const struct rows *rows, const struct attention_shape *sha
 		all += dev_shuffle_xor(all, 2);
 		float inverse = 1 / all, *to = y + place(rows, shape, row) + lane % 4 * 2;
 		for (unsigned n = 0; n < E / 8; ++n)
-			if (row < rows->n && n * 8 < shape->e) {
+			if (DEV_GUARD(rows->position + row < rows->end) &&
+			    DEV_GUARD(n * 8 < shape->e)) {
 				to[n * 8] = mixed[n][2 * i] * inverse;
 				to[n * 8 + 1] = mixed[n][2 * i + 1] * inverse;
 			}
@@ -162,14 +163,14 @@ DEV_INLINE void store(const struct rows *rows, const struct attention_shape *sha
 
 /* Grid: heads, tiles. q, y [n][h][e]. */
 template <unsigned E>
-DEV_KERNEL(MMA_BOUNDS)
+DEV_KERNEL(ATTENTION_THREADS, MMA_BLOCKS_AN_SM(E))
 prefill_mma(const struct kern_step *step, struct attention_shape shape, const float *q, float *y)
 {
 	DEV_BOUNDS(ATTENTION_THREADS);
 	constexpr unsigned HALF = KEYS<E> * ROW_BYTES<E>; /* bytes of a tile's keys, and of its values */
 	uint32_t n_tile = gridDim.y - 1 - blockIdx.y;    /* a sequence's last tiles see most: they go first */
 
-	if (n_tile >= step->n_seq_tiles)
+	if (!DEV_GUARD(n_tile < step->n_seq_tiles))
 		return;
 	const struct kern_tile tile = step->seq_tile[n_tile];
 	const struct kern_seq seq = step->seq[tile.of];
@@ -181,13 +182,14 @@ prefill_mma(const struct kern_step *step, struct attention_shape shape, const fl
 	uint32_t a[E / 16][4];
 	float mixed[E / 8][4] = {}, most[2] = { -INFINITY, -INFINITY }, sum[2] = {};
 
-	rows.n = own >= n_rows ? 0 : n_rows - own < WARP_ROWS ? n_rows - own : WARP_ROWS;
-	rows.position = seq.first_position + own;
 	rows.first = seq.first_row + own;
+	rows.position = seq.first_position + own;
+	rows.end = DEV_GUARD(own + WARP_ROWS < n_rows) ? rows.position + WARP_ROWS : end;
 	copy_tile<E>(&kv, 0, end, dev_shared());
 	dev_copy_commit();
 	load_q<E>(&rows, &shape, q, a);
-	for (uint32_t first = 0, half = 0; first < end; first += KEYS<E>, half ^= 1) {
+	for (uint32_t first = 0; first < end; first += KEYS<E>) {
+		uint32_t half = first / KEYS<E> % 2;
 		uint8_t *now = dev_shared() + half * 2 * HALF;
 
 		DEV_COPY_WAIT(0);
@@ -195,7 +197,7 @@ prefill_mma(const struct kern_step *step, struct attention_shape shape, const fl
 		if (first + KEYS<E> < end)
 			copy_tile<E>(&kv, first + KEYS<E>, end, dev_shared() + (half ^ 1) * 2 * HALF);
 		dev_copy_commit();
-		if (rows.n == 0 || first >= rows.position + rows.n) /* all of the warp: nothing for it here */
+		if (rows.position >= rows.end || first >= rows.end) /* all of the warp: nothing for it here */
 			continue;
 		float scores[KEYS<E> / 8][4];
 		score<E>(a, now, scores);
@@ -207,19 +209,19 @@ prefill_mma(const struct kern_step *step, struct attention_shape shape, const fl
 
 /* Grid: heads, tiles x KERN_TILE / SIMT_ROWS. */
 template <typename T>
-DEV_KERNEL(SIMT_BOUNDS)
+DEV_KERNEL(ATTENTION_THREADS, SIMT_BLOCKS_AN_SM)
 prefill_simt(const struct kern_step *step, struct attention_shape shape, struct attention_plan plan, const float *q,
 	     float *y)
 {
 	DEV_BOUNDS(ATTENTION_THREADS);
 	uint32_t n_tile = blockIdx.y / (KERN_TILE / SIMT_ROWS), head = blockIdx.x;
 
-	if (n_tile >= step->n_seq_tiles)
+	if (!DEV_GUARD(n_tile < step->n_seq_tiles))
 		return;
 	const struct kern_tile tile = step->seq_tile[n_tile];
 	const struct kern_seq seq = step->seq[tile.of];
 	uint32_t row = tile.first_row + blockIdx.y % (KERN_TILE / SIMT_ROWS) * SIMT_ROWS;
-	if (row >= seq.n_rows)
+	if (!DEV_GUARD(row < seq.n_rows))
 		return;
 	size_t at = ((size_t)(seq.first_row + row) * shape.n_heads + head) * shape.e;
 	struct attention_job job = {};

@@ -101,10 +101,11 @@ DEV_INLINE void attention_copy(const struct attention_keys *kv, bool value, uint
 {
 	uint32_t lane = threadIdx.x % DEV_WARP, row = lane / pieces, piece = lane % pieces;
 	/* a row that is not there needs an address too */
-	const uint8_t *from = attention_locate(kv, value, position < end ? position : 0);
+	const uint8_t *from = attention_locate(kv, value, DEV_GUARD(position < end) ? position : 0);
 
 	while (row < n) {
-		bool valid = position + row < end && piece * ATTENTION_PIECE < kv->row_bytes;
+		bool valid = DEV_GUARD(position + row < end) &&
+			     DEV_GUARD(piece * ATTENTION_PIECE < kv->row_bytes);
 		dev_copy_async(to + row * to_row_bytes + piece * ATTENTION_PIECE,
 			       valid ? from + row * kv->row_bytes + piece * ATTENTION_PIECE : from, valid);
 		row += DEV_WARP / pieces;
@@ -123,11 +124,14 @@ DEV_INLINE void attention_copy_numbers(const struct attention_keys *kv, bool val
 {
 	uint32_t lane = threadIdx.x % DEV_WARP;
 	uint32_t e = kv->row_bytes / sizeof(T), width = pieces * ATTENTION_PIECE / sizeof(T);
-	const T *from = (const T *)attention_locate(kv, value, position < end ? position : 0);
+	const T *from = (const T *)attention_locate(kv, value, DEV_GUARD(position < end) ? position : 0);
 
 	for (uint32_t row = 0; row < n; ++row)
-		for (uint32_t j = lane; j < width; j += DEV_WARP)
-			((T *)(to + row * to_row_bytes))[j] = position + row < end && j < e ? from[row * e + j] : (T)0;
+		for (uint32_t j = lane; j < width; j += DEV_WARP) {
+			bool valid = DEV_GUARD(position + row < end) &&
+				     DEV_GUARD(j < e);
+			((T *)(to + row * to_row_bytes))[j] = valid ? from[row * e + j] : (T)0;
+		}
 }
 
 /* A piece's numbers. */
@@ -214,13 +218,14 @@ DEV_INLINE void attention_soften(const struct attention_job *job, const struct a
 
 	for (unsigned i = 0; i < (G + ATTENTION_WARPS - 1) / ATTENTION_WARPS; ++i) {
 		uint32_t query = warp + i * ATTENTION_WARPS;
-		if (query >= G)
+		if (!DEV_GUARD(query < G))
 			continue;
 		float score = 0;
 		for (unsigned j = 0; j < ATTENTION_WARPS; ++j)
 			score += scores[(j * G + query) * DEV_WARP + lane];
-		if (lane >= plan->tokens || tile + lane >= job->end ||
-		    tile + lane >= job->limit + query * job->limit_step)
+		if (!DEV_GUARD(lane < plan->tokens) ||
+		    !DEV_GUARD(tile + lane < job->end) ||
+		    !DEV_GUARD(tile + lane < job->limit + query * job->limit_step))
 			score = -INFINITY;
 		float now = fmaxf(most[i], dev_warp_max(score)), weight = exp2f(score - now);
 		float down = exp2f(most[i] - now);
@@ -269,7 +274,7 @@ DEV_INLINE void attention_finish(const struct attention_job *job, const struct a
 	uint32_t shares = ATTENTION_THREADS / plan->pieces, share = threadIdx.x / plan->pieces;
 	uint32_t width = plan->pieces * N;
 
-	for (unsigned i = 0; i < G && share < shares; ++i)
+	for (unsigned i = 0; i < G && DEV_GUARD(share < shares); ++i)
 		for (unsigned j = 0; j < N; j += 4)
 			dev_store16(room + (share * G + i) * width + threadIdx.x % plan->pieces * N + j,
 				    { { dev_bits(mixed[i][j]), dev_bits(mixed[i][j + 1]), dev_bits(mixed[i][j + 2]),
@@ -310,8 +315,11 @@ DEV_INLINE void attention_simt(const struct attention_job *job, const struct att
 	for (uint32_t i = 0; i + 1 < plan->slots; ++i)
 		attention_copy_unit<T>(job, plan, slots, i);
 	for (uint32_t i = 0; i < G; ++i)
-		for (uint32_t j = threadIdx.x; j < width; j += ATTENTION_THREADS)
-			q[i * width + j] = i < job->n && j < job->e ? job->q[i * job->stride + j] * scale : 0;
+		for (uint32_t j = threadIdx.x; j < width; j += ATTENTION_THREADS) {
+			bool there = DEV_GUARD(i < job->n) &&
+				     DEV_GUARD(j < job->e);
+			q[i * width + j] = there ? job->q[i * job->stride + j] * scale : 0;
+		}
 	for (unsigned i = 0; i < OWN; ++i)
 		most[i] = -INFINITY;
 	for (uint32_t tile = job->first; tile < job->end; tile += plan->tokens) {
@@ -322,7 +330,7 @@ DEV_INLINE void attention_simt(const struct attention_job *job, const struct att
 	}
 	for (unsigned i = 0; i < OWN; ++i) {
 		uint32_t query = threadIdx.x / DEV_WARP + i * ATTENTION_WARPS;
-		if (query < G && threadIdx.x % DEV_WARP == 0) {
+		if (DEV_GUARD(query < G) && threadIdx.x % DEV_WARP == 0) {
 			all_most[query] = most[i];
 			all_sum[query] = sum[i];
 		}

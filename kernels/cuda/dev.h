@@ -30,7 +30,7 @@ struct dev_u32x2 {
 #ifdef __CUDACC__
 
 #define DEV_INLINE static __device__ __forceinline__
-#define DEV_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define DEV_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__) /* threads[, blocks an SM shall hold] */
 #define DEV_BOUNDS(threads)
 #define DEV_BARRIER() __syncthreads()
 #define DEV_WARP_BARRIER() __syncwarp()

@@ -41,7 +41,7 @@ DEV_KERNEL(THREADS)
 embed(const unsigned char *table, size_t grain_bytes, uint32_t cols, const struct kern_step *step, float *x)
 {
 	DEV_BOUNDS(THREADS);
-	if (blockIdx.x >= step->n_rows)
+	if (!DEV_GUARD(blockIdx.x < step->n_rows))
 		return;
 
 	uint32_t row = step->token[blockIdx.x];
@@ -55,7 +55,7 @@ embed(const unsigned char *table, size_t grain_bytes, uint32_t cols, const struc
 			continue;
 		}
 		for (unsigned i = 0; i < 4; i++)
-			if (col + i < cols)
+			if (DEV_GUARD(col + i < cols))
 				to[col + i] = dev_float(v.x[i]);
 	}
 }

@@ -2,8 +2,8 @@
 /*
  * The KV cache's blocks: writing a step's keys and values into them, and copying whole blocks.
  *
- * Inside a block: [layer], then keys [KV head][token][e], then values [KV head][token][e], as f32 or bf16. Blocks start at
- * multiples of 16 bytes; so does every token's key and value where e is a multiple of 8 and layers are aligned as well.
+ * Inside a block: [layer], then keys [KV head][token][e], then values [KV head][token][e], as f32 or bf16. Blocks start
+ * at multiples of 16 bytes; so does every token's key and value where e is a multiple of 8 and layers are aligned, too.
  */
 #include "kernels/cuda/launch.h"
 
@@ -41,7 +41,7 @@ static DEV_KERNEL(WRITE_THREADS) kv_write(struct kern_kv_write a, struct kern_kv
 	const struct kern_step *step = a.step;
 	uint32_t row = blockIdx.x, pieces = kv.head_dim / WIDTH, of_row = kv.n_kv_heads * pieces;
 
-	if (row >= step->n_rows)
+	if (!DEV_GUARD(row < step->n_rows))
 		return;
 	uint32_t position = step->position[row], token = position % kv.block_tokens;
 	uint32_t first_block = step->seq[step->row_seq[row]].block_index;
@@ -86,10 +86,10 @@ static DEV_KERNEL(COPY_THREADS) kv_copy(void *const *from, void *const *to, size
 	struct dev_u32x4 word[COPY_EACH];
 
 	for (unsigned i = 0; i < COPY_EACH; i++)
-		if (first + i * COPY_THREADS < words)
+		if (DEV_GUARD(first + i * COPY_THREADS < words))
 			word[i] = dev_load16(source + first + i * COPY_THREADS);
 	for (unsigned i = 0; i < COPY_EACH; i++)
-		if (first + i * COPY_THREADS < words)
+		if (DEV_GUARD(first + i * COPY_THREADS < words))
 			dev_store16(target + first + i * COPY_THREADS, word[i]);
 }
 

@@ -21,7 +21,7 @@ template <typename... P, void (*Kernel)(P...)> struct cuda_launch<Kernel> {
 		void *array[] = { (void *)&args... };
 		cudaLaunchConfig_t config = {};
 
-		if (device->failed.code || grid.x == 0 || grid.y == 0 || grid.z == 0)
+		if (cuda_failed(device) || grid.x == 0 || grid.y == 0 || grid.z == 0)
 			return;
 		config.gridDim = grid;
 		config.blockDim = dim3(threads);

@@ -26,7 +26,7 @@ namespace
 #define FMA_ROWS 4u
 #define PITCH (STAGE + 8) /* bf16 of a row there: no two rows of an ldmatrix meet in a bank */
 #define FMA_PITCH (STAGE + 2)
-#define BOUNDS 512   /* at most 128 registers, see lora-shrink.cu */
+#define BLOCKS_AN_SM 3 /* for enough bytes under way; leaves 168 registers */
 
 struct expand {
 	const struct kern_step *step;
@@ -49,7 +49,7 @@ DEV_INLINE float z_number(const struct expand *e, const float *z)
 	float piece[LORA_SPLITS], sum = 0;
 
 	for (unsigned i = 0; i < LORA_SPLITS; ++i, z += e->plane)
-		piece[i] = i < e->planes ? *z : 0;
+		piece[i] = DEV_GUARD(i < e->planes) ? *z : 0;
 	for (unsigned i = 0; i < LORA_SPLITS; ++i)
 		sum += piece[i];
 	return sum;
@@ -72,7 +72,8 @@ DEV_INLINE void stage(const struct part *p, const struct kern_segment *segment, 
 	DEV_BARRIER(); /* what was there has been used */
 	for (uint32_t i = threadIdx.x; i < height * width; i += LORA_THREADS) {
 		const uint32_t row = i / width, rank = i % width;
-		const bool there = row < p->n && rank < n_ranks;
+		const bool there = DEV_GUARD(row < p->n) &&
+				   DEV_GUARD(rank < n_ranks);
 		const float x = there ? z_number(p->e, z + (size_t)row * p->e->width + rank) * scale : 0;
 
 		if constexpr (Plain) {
@@ -103,7 +104,7 @@ DEV_INLINE void load_b(const struct part *p, const uint8_t *b, uint32_t n_ranks,
 		const uint32_t row = 2 * t + i % 2 + i / 2 * 8;
 
 		ret[i] = lora_load<Dtype>(b + row * (uint32_t)lora_stride<Dtype>(p->e->out), column, g, 8,
-					  row < n_ranks ? p->e->out : 0);
+					  DEV_GUARD(row < n_ranks) ? p->e->out : 0);
 	}
 }
 
@@ -130,7 +131,10 @@ template <enum kern_dtype Dtype> DEV_INLINE struct strip strip(const struct part
 	const uint32_t first = column + t / 2 * (2 * strip_at<Dtype>(1)) + t % 2 * 4;
 	const uint32_t y_row = p->rows->segment->first_row + p->rows->first + p->row + row;
 
-	return { p->e->y + (size_t)y_row * out + first, row < p->n && first < out ? out - first : 0 };
+	const bool there = DEV_GUARD(row < p->n) &&
+			   DEV_GUARD(first < out);
+
+	return { p->e->y + (size_t)y_row * out + first, there ? out - first : 0 };
 }
 
 /* All is read before anything is written: the compiler cannot know that no two are the same. */
@@ -140,12 +144,12 @@ DEV_INLINE void add_wide(const struct strip strips[2], const struct lora_four su
 	struct dev_u32x4 y[2][4] = {};
 
 	for (unsigned i = 0; i < 8; ++i)
-		if (strip_at<Dtype>(i % 4) < strips[i / 4].n)
+		if (DEV_GUARD(strip_at<Dtype>(i % 4) < strips[i / 4].n))
 			y[i / 4][i % 4] = dev_load16(strips[i / 4].y + strip_at<Dtype>(i % 4));
 	for (unsigned i = 0; i < 8; ++i) {
 		for (unsigned j = 0; j < 4; ++j)
 			y[i / 4][i % 4].x[j] = dev_bits(dev_float(y[i / 4][i % 4].x[j]) + sum[i / 4][i % 4].x[j]);
-		if (strip_at<Dtype>(i % 4) < strips[i / 4].n)
+		if (DEV_GUARD(strip_at<Dtype>(i % 4) < strips[i / 4].n))
 			dev_store16(strips[i / 4].y + strip_at<Dtype>(i % 4), y[i / 4][i % 4]);
 	}
 }
@@ -156,7 +160,7 @@ DEV_INLINE void add_narrow(const struct strip strips[2], const struct lora_four 
 {
 	for (unsigned i = 0; i < 8; ++i)
 		for (unsigned j = 0; j < 4; ++j)
-			if (strip_at<Dtype>(i % 4) + j < strips[i / 4].n)
+			if (DEV_GUARD(strip_at<Dtype>(i % 4) + j < strips[i / 4].n))
 				strips[i / 4].y[strip_at<Dtype>(i % 4) + j] += sum[i / 4][i % 4].x[j];
 }
 
@@ -288,7 +292,8 @@ template <enum kern_dtype Dtype, unsigned N> DEV_INLINE uint32_t expand_fma(cons
 			const float lower = t % 2 ? sum[n][4 * i + 1] : sum[n][4 * i];
 			const float upper = t % 2 ? sum[n][4 * i + 3] : sum[n][4 * i + 2];
 
-			if (n < p->n && column < p->e->out)
+			if (DEV_GUARD(n < p->n) &&
+			    DEV_GUARD(column < p->e->out))
 				y[column] += t / 2 ? upper : lower;
 		}
 	}
@@ -324,9 +329,9 @@ DEV_INLINE uint32_t expand_block(const struct expand *e, const struct lora_rows 
 }
 
 /* grid: tiles, panels of columns */
-template <bool Plain> DEV_KERNEL(BOUNDS) lora_expand(struct expand e)
+template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM) lora_expand(struct expand e)
 {
-	DEV_BOUNDS(BOUNDS);
+	DEV_BOUNDS(LORA_THREADS);
 	const struct lora_rows rows = lora_group(e.step, blockIdx.x);
 
 	for (uint32_t s = 0; rows.n > 0 && s < rows.n_segments;) {

@@ -26,8 +26,7 @@ namespace
 #define FMA_RANKS 4u /* of a warp, in plain math */
 #define FMA_STEP 256u
 
-/* Not the threads of a block: what __launch_bounds__ makes of it, at most 128 registers, lets four blocks share an SM. */
-#define BOUNDS 512
+#define BLOCKS_AN_SM 4 /* for enough bytes under way; leaves 128 registers */
 
 struct shrink {
 	const struct kern_step *step;
@@ -65,18 +64,18 @@ DEV_INLINE uint32_t room_at(uint32_t row, uint32_t rank)
 template <enum kern_dtype Dtype>
 DEV_INLINE void load_x(const struct piece *p, uint32_t row, uint32_t k, unsigned t, uint32_t end, uint32_t ret[4])
 {
-	const uint16_t *x = (const uint16_t *)p->x + (row < p->n ? row : p->n - 1) * p->pitch + k;
+	const uint16_t *x = (const uint16_t *)p->x + (DEV_GUARD(row < p->n) ? row : p->n - 1) * p->pitch + k;
 
 	for (unsigned i = 0; i < (Dtype == KERN_F32 ? 2 : 1); ++i) {
 		const unsigned column = lora_column<Dtype>(t, 4, 4 * i);
 
 		if constexpr (Dtype == KERN_F32) {
-			const struct dev_u32x2 v = k + column < end ? dev_load8(x + column) : dev_u32x2{};
+			const struct dev_u32x2 v = DEV_GUARD(k + column < end) ? dev_load8(x + column) : dev_u32x2{};
 
 			ret[2 * i] = v.x[0];
 			ret[2 * i + 1] = v.x[1];
 		} else {
-			const struct dev_u32x4 v = k + column < end ? dev_load16(x + column) : dev_u32x4{};
+			const struct dev_u32x4 v = DEV_GUARD(k + column < end) ? dev_load16(x + column) : dev_u32x4{};
 
 			for (unsigned j = 0; j < 4; ++j)
 				ret[j] = v.x[j];
@@ -99,7 +98,7 @@ DEV_INLINE void multiply(const struct piece *p, uint32_t row, uint32_t k, uint32
 		const uint32_t at = k + u * LORA_WARPS * STEP;
 
 		for (unsigned i = 0; i < 2 * M; ++i) {
-			const uint32_t rank = 8 * i + g < p->n_ranks ? 8 * i + g : p->n_ranks - 1;
+			const uint32_t rank = DEV_GUARD(8 * i + g < p->n_ranks) ? 8 * i + g : p->n_ranks - 1;
 
 			a[u][i / 2][i % 2] = lora_load<Dtype>(p->a + rank * (uint32_t)lora_stride<Dtype>(p->in), at, t, 4, end);
 			if (Last)
@@ -156,7 +155,7 @@ template <enum kern_dtype Dtype> DEV_INLINE void shrink_mma(const struct piece *
 			shrink_warp<Dtype, 2, 4>(p, row, warp, mine);
 	}
 	DEV_BARRIER();
-	for (uint32_t row = warp; row < p->n && lane < p->n_ranks; row += LORA_WARPS) {
+	for (uint32_t row = warp; row < p->n && DEV_GUARD(lane < p->n_ranks); row += LORA_WARPS) {
 		float sum = 0;
 
 		for (unsigned w = 0; w < LORA_WARPS; ++w)
@@ -170,8 +169,8 @@ template <enum kern_dtype Dtype> DEV_INLINE void shrink_mma(const struct piece *
 
 DEV_INLINE void load_x(const struct piece *p, uint32_t row, uint32_t column, float ret[4])
 {
-	const float *x = (const float *)p->x + (size_t)(row < p->n ? row : p->n - 1) * p->pitch + column;
-	const struct lora_four four = lora_read(x, column < p->end ? p->end - column : 0, p->in % 4 == 0);
+	const float *x = (const float *)p->x + (size_t)(DEV_GUARD(row < p->n) ? row : p->n - 1) * p->pitch + column;
+	const struct lora_four four = lora_read(x, DEV_GUARD(column < p->end) ? p->end - column : 0, p->in % 4 == 0);
 
 	for (unsigned i = 0; i < 4; ++i)
 		ret[i] = four.x[i];
@@ -189,7 +188,7 @@ DEV_INLINE void shrink_dots(const struct piece *p, uint32_t rank, uint32_t row)
 		struct lora_eight<Dtype> a[FMA_RANKS];
 
 		for (unsigned r = 0; r < FMA_RANKS; ++r) {
-			const uint32_t at = rank + r < p->n_ranks ? rank + r : p->n_ranks - 1;
+			const uint32_t at = DEV_GUARD(rank + r < p->n_ranks) ? rank + r : p->n_ranks - 1;
 
 			a[r] = lora_load<Dtype>(p->a + at * stride, k, lane, DEV_WARP, p->end);
 			if (k + FMA_STEP > p->end)
@@ -209,7 +208,8 @@ DEV_INLINE void shrink_dots(const struct piece *p, uint32_t rank, uint32_t row)
 		for (unsigned n = 0; n < N; ++n) {
 			const float all = dev_warp_sum(sum[r][n]);
 
-			if (lane == r * N + n && rank + r < p->n_ranks && row + n < p->n)
+			if (lane == r * N + n && DEV_GUARD(rank + r < p->n_ranks) &&
+			    DEV_GUARD(row + n < p->n))
 				store(p, row + n, rank + r, all);
 		}
 }
@@ -246,7 +246,7 @@ DEV_INLINE void shrink_block(const struct shrink *s, const struct lora_rows *row
 		p.n_ranks = lora->rank - rank < RANKS ? lora->rank - rank : RANKS;
 		for (unsigned split = blockIdx.y; split < LORA_SPLITS; split += gridDim.y) {
 			p.from = split * columns;
-			p.end = p.from + columns < s->in ? p.from + columns : s->in;
+			p.end = DEV_GUARD(p.from + columns < s->in) ? p.from + columns : s->in;
 			p.z = s->scratch + (gridDim.y > 1 ? split * s->plane : 0) + (size_t)scratch_row * s->width + rank;
 			p.adds = gridDim.y == 1 && split > 0;
 			if constexpr (Plain)
@@ -257,16 +257,16 @@ DEV_INLINE void shrink_block(const struct shrink *s, const struct lora_rows *row
 	}
 }
 
-template <bool Plain> DEV_KERNEL(BOUNDS) lora_shrink(struct shrink s)
+template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM) lora_shrink(struct shrink s)
 {
-	DEV_BOUNDS(BOUNDS);
+	DEV_BOUNDS(LORA_THREADS);
 	const struct lora_rows rows = lora_tile(s.step, blockIdx.x);
 
-	if (rows.n == 0)
+	if (!DEV_GUARD(rows.n > 0))
 		return;
 	const struct kern_lora lora = rows.segment->modules[s.module];
 
-	if (!lora.a)
+	if (!DEV_GUARD(lora.a != NULL))
 		return;
 	if (lora.dtype == KERN_F32)
 		shrink_block<Plain, KERN_F32>(&s, &rows, &lora);

@@ -37,7 +37,7 @@ DEV_INLINE struct lora_rows lora_tile(const struct kern_step *step, uint32_t num
 {
 	struct lora_rows ret = {};
 
-	if (number >= step->n_segment_tiles)
+	if (!DEV_GUARD(number < step->n_segment_tiles))
 		return ret;
 	ret.segment = step->segment + step->segment_tile[number].of;
 	ret.n_segments = 1;
@@ -57,9 +57,9 @@ DEV_INLINE struct lora_rows lora_group(const struct kern_step *step, uint32_t nu
 	if (ret.n == 0)
 		return ret;
 	row = ret.segment->first_row;
-	if (ret.segment > step->segment && ret.segment[-1].first_row == row)
+	if (DEV_GUARD(ret.segment > step->segment) && ret.segment[-1].first_row == row)
 		ret.n = 0;
-	while (ret.segment + ret.n_segments < end && ret.segment[ret.n_segments].first_row == row)
+	while (DEV_GUARD(ret.segment + ret.n_segments < end) && ret.segment[ret.n_segments].first_row == row)
 		++ret.n_segments;
 	return ret;
 }
@@ -101,7 +101,7 @@ DEV_INLINE struct lora_eight<Dtype> lora_load(const uint8_t *row, uint32_t from,
 	for (unsigned i = 0; i < (Dtype == KERN_F32 ? 2 : 1); ++i) {
 		uint32_t column = from + lora_column<Dtype>(lane, lanes, 4 * i);
 
-		if (column < end) {
+		if (DEV_GUARD(column < end)) {
 			const struct dev_u32x4 v = dev_load16(row + (size_t)column * (Dtype == KERN_F32 ? 4 : 2));
 
 			for (unsigned j = 0; j < 4; ++j)
@@ -116,7 +116,7 @@ template <enum kern_dtype Dtype>
 DEV_INLINE void lora_trim(struct lora_eight<Dtype> *eight, uint32_t from, unsigned lane, unsigned lanes, uint32_t end)
 {
 	for (unsigned c = 0; c < 8; ++c) {
-		if (from + lora_column<Dtype>(lane, lanes, c) < end)
+		if (DEV_GUARD(from + lora_column<Dtype>(lane, lanes, c) < end))
 			continue;
 		if (Dtype == KERN_F32)
 			eight->word[c] = 0;
@@ -166,25 +166,25 @@ DEV_INLINE struct lora_four lora_read(const float *p, uint32_t n, bool wide)
 {
 	struct lora_four ret = {};
 
-	if (wide && n > 0) {
+	if (wide && DEV_GUARD(n > 0)) {
 		const struct dev_u32x4 v = dev_load16(p);
 
 		for (unsigned i = 0; i < 4; ++i)
 			ret.x[i] = dev_float(v.x[i]);
 	} else if (!wide) {
 		for (unsigned i = 0; i < 4; ++i)
-			ret.x[i] = i < n ? p[i] : 0;
+			ret.x[i] = DEV_GUARD(i < n) ? p[i] : 0;
 	}
 	return ret;
 }
 
 DEV_INLINE void lora_write(float *p, struct lora_four four, uint32_t n, bool wide)
 {
-	if (wide && n > 0) {
+	if (wide && DEV_GUARD(n > 0)) {
 		dev_store16(p, { { dev_bits(four.x[0]), dev_bits(four.x[1]), dev_bits(four.x[2]), dev_bits(four.x[3]) } });
 	} else if (!wide) {
 		for (unsigned i = 0; i < 4; ++i)
-			if (i < n)
+			if (DEV_GUARD(i < n))
 				p[i] = four.x[i];
 	}
 }

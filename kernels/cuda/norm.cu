@@ -40,9 +40,9 @@ template <unsigned TEAM, unsigned WIDTH> static DEV_KERNEL(THREADS) rms_norm(str
 {
 	DEV_BOUNDS(THREADS);
 	uint32_t i = blockIdx.x * (THREADS / TEAM) + threadIdx.x / TEAM, lane = threadIdx.x % TEAM;
-	uint32_t d = i < a.n ? a.d : 0; /* teams without a row stay for the collectives */
+	uint32_t d = DEV_GUARD(i < a.n) ? a.d : 0; /* teams without a row stay for the collectives */
 	const float *x = a.x + (size_t)(d && a.row ? a.row[i] : i) * d; /* [d] */
-	float *y = a.y + (size_t)i * d;                                  /* [d] */
+	float *y = a.y + (size_t)i * d; /* [d] */
 	float sum = 0;
 
 	for (uint32_t j = lane * WIDTH; j < d; j += TEAM * WIDTH) {

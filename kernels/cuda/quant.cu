@@ -24,7 +24,7 @@ decode_panel(const unsigned char *tiles, size_t tile_bytes, uint32_t n, uint32_t
 	uint32_t number = blockIdx.y * WARPS + warp, first_row = blockIdx.x * CUDA_TILE_ROWS;
 	uint32_t col = number * CUDA_CHUNK_COLS + lane % 16 * 8; /* cols: a multiple of 32 */
 
-	if (number < CUDA_CHUNKS(cols))
+	if (DEV_GUARD(number < CUDA_CHUNKS(cols)))
 		quant_copy_chunk<L>(chunk, tiles + blockIdx.x * tile_bytes + (size_t)number * CUDA_CHUNK_BYTES(L),
 				    lane);
 	dev_copy_commit();
@@ -32,7 +32,9 @@ decode_panel(const unsigned char *tiles, size_t tile_bytes, uint32_t n, uint32_t
 	DEV_WARP_BARRIER();
 	for (unsigned r = lane / 16; r < CUDA_TILE_ROWS; r += 2) {
 		struct dev_u32x4 x;
-		if (first_row + r >= n || col >= cols)
+		if (!DEV_GUARD(first_row + r < n))
+			continue;
+		if (!DEV_GUARD(col < cols))
 			continue;
 		quant_decode8_at<L>(chunk, r / 8, r % 8 * 4 + lane % 16 / 4, lane % 4, x.x);
 		dev_store16(to + (size_t)(first_row + r) * CUDA_DENSE_COLS(cols) + col, x);

@@ -133,7 +133,7 @@ DEV_INLINE void quant_copy_chunk(unsigned char *to_shared, const unsigned char *
 
 	for (unsigned i = 0; i < LOADS; i++)
 		dev_copy_async(to_shared + (i * DEV_WARP + lane) * 16, chunk + (i * DEV_WARP + lane) * 16, true);
-	if (lane < PIECES % DEV_WARP)
+	if (DEV_GUARD(lane < PIECES % DEV_WARP))
 		dev_copy_async(to_shared + (LOADS * DEV_WARP + lane) * 16, chunk + (LOADS * DEV_WARP + lane) * 16,
 			       true);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Rotary position embedding, in place. A block takes a row: the angles of a position are the same for all of its heads, so
- * their sines and cosines are computed once into shared memory, then every head is rotated by them.
+ * Rotary position embedding, in place. A block takes a row: the angles of a position are the same for all of its heads,
+ * so their sines and cosines are computed once into shared memory, then every head is rotated by them.
  *
  * The angle is position * inv_freq rounded to f32, as models are trained with it; it may be as large as the longest
  * context. sinf() and cosf() of such numbers go through a table in local memory, so the reduction is done here.
@@ -17,8 +17,8 @@ struct turn {
 };
 
 /*
- * Within 1e-7 for angles from 0 to 2^17, 1.3e-7 to 2^20. angle = n pi/2 + r, pi/2 in three pieces: what the first leaves is
- * below 2 and a multiple of 2^-23, so exact, and the others round at 2^-24 of it. Then Cephes' polynomials on
+ * Within 1e-7 for angles from 0 to 2^17, 1.3e-7 to 2^20. angle = n pi/2 + r, pi/2 in three pieces: what the first
+ * leaves is below 2 and a multiple of 2^-23, so exact, and the others round at 2^-24 of it. Then Cephes' polynomials on
  * [-pi/4, pi/4]. The multiply-adds are explicit: if the compiler chose them, the angle might not be rounded first.
  */
 DEV_INLINE struct turn turn_by(float angle)
@@ -28,8 +28,8 @@ DEV_INLINE struct turn turn_by(float angle)
 	r = fmaf(-n, -0x1.ee59dap-50f, r);
 	float r2 = r * r;
 	float s = fmaf(r * r2, fmaf(fmaf(-1.9515295891e-4f, r2, 8.3321608736e-3f), r2, -1.6666654611e-1f), r);
-	float c = fmaf(r2 * r2, fmaf(fmaf(2.443315711809948e-5f, r2, -1.388731625493765e-3f), r2, 4.166664568298827e-2f),
-		       fmaf(-0.5f, r2, 1));
+	float c = fmaf(fmaf(2.443315711809948e-5f, r2, -1.388731625493765e-3f), r2, 4.166664568298827e-2f);
+	c = fmaf(r2 * r2, c, fmaf(-0.5f, r2, 1));
 	uint32_t quarter = (uint32_t)n;
 	float a = quarter & 1 ? s : c, b = quarter & 1 ? c : s;
 
@@ -60,7 +60,7 @@ template <unsigned WIDTH> static DEV_KERNEL(THREADS) rope(struct kern_rope a)
 	DEV_BOUNDS(THREADS);
 	struct turn *turn = (struct turn *)dev_shared(); /* [e/2] */
 	uint32_t row = blockIdx.x, half = a.head_dim / 2;
-	uint32_t work = row < a.step->n_rows ? a.n_heads * (half / WIDTH) : 0;
+	uint32_t work = DEV_GUARD(row < a.step->n_rows) ? a.n_heads * (half / WIDTH) : 0;
 	float *x = a.x + (size_t)row * a.n_heads * a.head_dim; /* [heads][e] */
 
 	if (work > 0) {

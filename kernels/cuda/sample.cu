@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From logits to a token, with the meaning of kernels/sample.c. A block takes an output row and goes over it several times
- * (it lies in L2): greedy and scores twice, a draw once more, each filter two or three times, the n_top list three times.
+ * From logits to a token, with the meaning of kernels/sample.c. A block takes an output row and goes over it several
+ * times (it lies in L2): greedy and scores twice, a draw once more, a filter two more times, the n_top list three.
  *
  *   plain logits -> log-probabilities, the n_top list
  *   repetition penalty -> temperature -> top-k -> top-p -> min-p -> softmax -> draw
  *
- * A filter keeps a prefix of the order of tokens (larger logit first, on ties the lower id), so all of them together are one
- * place in that order, the cut; nothing is written back to the logits. The place is found by a histogram over a span of the
- * order, then over the bin where the goal is reached, until a bin's tokens fit into a list, of which each thread weighs all
- * that come before its own. The first histogram is linear in the logit: where most tokens are likely candidates, bins are
- * narrow. The others take the bits of places.
+ * A filter keeps a prefix of the order of tokens (larger logit first, on ties the lower id), so all of them together
+ * are one place in that order, the cut; nothing is written back to the logits. The place is found by a histogram over a
+ * span of the order, then over the bin where the goal is reached, until a bin's tokens fit into a list, where each
+ * thread weighs all that come before its own token. The first histogram is linear in the logit, so that the bins are
+ * narrow where the goal most often lies. The others, which ties and goals among unlikely tokens need, take the bits of
+ * places.
  *
  * Weights are integers (sample.h), so that sums come out the same in any order, the draw's sum included.
  */
@@ -55,8 +56,8 @@ DEV_INLINE uint64_t first_token(const struct row *row, struct shared *sh)
 }
 
 /* The weight of quads [first, end); that of each warp's share, slice quads, stays in of_warp. */
-DEV_INLINE uint64_t weigh_quads(const struct row *row, const struct filter *f, uint32_t first, uint32_t end, uint32_t slice,
-				struct shared *sh)
+DEV_INLINE uint64_t weigh_quads(const struct row *row, const struct filter *f, uint32_t first, uint32_t end,
+				uint32_t slice, struct shared *sh)
 {
 	uint32_t warp = threadIdx.x / DEV_WARP, lane = threadIdx.x % DEV_WARP;
 	uint32_t from = min(first + warp * slice, end), to = min(from + slice, end);
@@ -93,7 +94,7 @@ DEV_INLINE uint32_t reach(const uint64_t *size, uint32_t n, uint64_t goal, uint6
 /* Halves are added with the carry between them, which makes one exact sum of them, in any order. */
 DEV_INLINE void add_to_bin(struct shared *sh, uint32_t bin, uint64_t weight)
 {
-	if (bin == SAMPLE_BINS)
+	if (!DEV_GUARD(bin < SAMPLE_BINS))
 		return;
 	uint32_t low = (uint32_t)weight, carry = dev_atomic_add(&sh->u.bin[bin].low, low) > UINT32_MAX - low;
 	uint32_t high = (uint32_t)(weight >> 32) + carry;
@@ -128,7 +129,7 @@ DEV_INLINE uint64_t bin_size(const struct shared *sh, uint32_t bin)
 	return (uint64_t)sh->u.bin[bin].high << 32 | sh->u.bin[bin].low;
 }
 
-/* The bin where the goal is reached, or SAMPLE_BINS; what comes before it is added to *reached. The bins may go afterwards. */
+/* The bin where the goal is reached, or SAMPLE_BINS; what comes before is added to *reached. The bins may then go. */
 DEV_INLINE uint32_t reach_bin(uint64_t goal, uint64_t *reached, struct shared *sh)
 {
 	const uint32_t each = SAMPLE_BINS / SAMPLE_THREADS;
@@ -140,7 +141,7 @@ DEV_INLINE uint32_t reach_bin(uint64_t goal, uint64_t *reached, struct shared *s
 	sh->of_thread[threadIdx.x] = mine;
 	(void)block_sums(mine, sh->of_warp);
 	uint32_t warp = reach(sh->of_warp, SAMPLE_WARPS, goal, reached);
-	if (warp < SAMPLE_WARPS) {
+	if (DEV_GUARD(warp < SAMPLE_WARPS)) {
 		uint32_t thread = warp * DEV_WARP + reach(sh->of_thread + warp * DEV_WARP, DEV_WARP, goal, reached);
 		for (bin = thread * each; *reached + bin_size(sh, bin) < goal; bin++)
 			*reached += bin_size(sh, bin);
@@ -149,7 +150,7 @@ DEV_INLINE uint32_t reach_bin(uint64_t goal, uint64_t *reached, struct shared *s
 	return bin;
 }
 
-/* Lists the tokens that are left in a span of places, in any order. Returns how many there are, of which LIST are listed. */
+/* Lists the tokens that are left in a span of places, in any order, LIST at most. Returns how many there are. */
 DEV_INLINE uint32_t list(const struct row *row, const struct filter *f, const struct span *span, struct shared *sh)
 {
 	if (threadIdx.x == 0)
@@ -160,10 +161,10 @@ DEV_INLINE uint32_t list(const struct row *row, const struct filter *f, const st
 		for (uint32_t i = 0; i < 8; i++) {
 			float x = q.x[i];
 			uint32_t id = id_of(&q, i);
-			if (!is_kept(f, x, id) || bin_of(span, x, id) == SAMPLE_BINS || id >= row->n)
+			if (!is_kept(f, x, id) || bin_of(span, x, id) == SAMPLE_BINS)
 				continue;
 			uint32_t at = dev_atomic_add(&sh->n_listed, 1u);
-			if (at >= LIST)
+			if (!DEV_GUARD(at < LIST))
 				continue;
 			sh->u.list.place[at] = place_of(x, id);
 			sh->u.list.weight[at] = weigh(f, x, id);
@@ -188,8 +189,8 @@ DEV_INLINE uint64_t reach_in_list(uint32_t n, uint64_t goal, uint64_t reached, s
 }
 
 /*
- * Moves the cut so that the shortest prefix is left whose weight is at least `share` of what is left now, or, where tokens
- * weigh 1 each, of `count` tokens. Stays where it is if that is all.
+ * Moves the cut so that the shortest prefix is left whose weight is at least `share` of what is left now, or, where
+ * tokens weigh 1 each, of `count` tokens. Stays where it is if that is all.
  */
 DEV_INLINE void cut(const struct row *row, struct filter *f, float share, uint32_t count, struct shared *sh)
 {
@@ -199,11 +200,8 @@ DEV_INLINE void cut(const struct row *row, struct filter *f, float share, uint32
 
 	while (n > LIST) {
 		uint64_t total = fill(row, f, &span, sh);
-		if (f->by_weight) {
-			double exact = (double)share * (double)total;
-			goal = (uint64_t)exact;
-			goal += (double)goal < exact || goal == 0;
-		}
+		if (f->by_weight)
+			goal = max((uint64_t)((double)share * (double)total), (uint64_t)1);
 		if (goal >= total)
 			return;
 		uint32_t bin = reach_bin(goal, &reached, sh);
@@ -234,7 +232,7 @@ DEV_INLINE void list_top(const struct row *row, float most, uint32_t n_top, floa
 		cut(row, &f, 1, n_top, sh);
 	span = span_of_places(place_of(most, 0), place_of(-INFINITY, UINT32_MAX));
 	n = min(min(list(row, &f, &span, sh), n_top), row->n);
-	if (threadIdx.x < n) {
+	if (DEV_GUARD(threadIdx.x < n)) {
 		uint64_t place = sh->u.list.place[threadIdx.x];
 		uint32_t rank = 0;
 		for (uint32_t i = 0; i < n; i++)
@@ -248,7 +246,7 @@ DEV_INLINE void list_top(const struct row *row, float most, uint32_t n_top, floa
 DEV_INLINE void penalise(const struct kern_sampling *s, uint32_t vocab, float *logits)
 {
 	for (uint32_t i = threadIdx.x; i < s->n_seen; i += SAMPLE_THREADS) { /* distinct tokens: no two threads meet */
-		if (s->seen[i] >= vocab)
+		if (!DEV_GUARD(s->seen[i] < vocab))
 			continue;
 		float *l = &logits[s->seen[i]];
 		*l = *l > 0 ? *l / s->repetition_penalty : *l * s->repetition_penalty;
@@ -273,7 +271,7 @@ DEV_INLINE float unpenalised(const struct kern_sampling *s, uint32_t token, floa
 	return logit > 0 ? logit * s->repetition_penalty : logit / s->repetition_penalty;
 }
 
-/* The first token, by id, at which the running sum of weights passes u of the whole; `otherwise` if nothing weighs anything. */
+/* The first token, by id, at which the running sum of weights passes u of the whole; `otherwise` if that is nothing. */
 DEV_INLINE uint32_t draw(const struct row *row, const struct filter *f, double u, uint32_t otherwise, struct shared *sh)
 {
 	uint32_t first = 0, end = row->n_quads, slice = (end + SAMPLE_WARPS - 1) / SAMPLE_WARPS;
@@ -301,7 +299,8 @@ DEV_INLINE uint32_t draw(const struct row *row, const struct filter *f, double u
 	return ret;
 }
 
-DEV_INLINE uint32_t filter_and_draw(const struct row *row, const struct kern_sampling *s, uint64_t first, struct shared *sh)
+DEV_INLINE uint32_t filter_and_draw(const struct row *row, const struct kern_sampling *s, uint64_t first,
+				    struct shared *sh)
 {
 	struct filter f = all_tokens(place_logit(first), 1 / s->temperature);
 
@@ -313,7 +312,7 @@ DEV_INLINE uint32_t filter_and_draw(const struct row *row, const struct kern_sam
 	if (s->top_p < 1)
 		cut(row, &f, s->top_p, 0, sh);
 	f.min_p = s->min_p;
-	return draw(row, &f, draw_uniform(s->seed, s->draw), (uint32_t)first, sh);
+	return draw(row, &f, philox_uniform(s->seed, s->draw), (uint32_t)first, sh);
 }
 
 DEV_INLINE void sample_row(const struct kern_sampling *s, float *logits, uint32_t vocab, struct kern_result *result,
@@ -329,7 +328,7 @@ DEV_INLINE void sample_row(const struct kern_sampling *s, float *logits, uint32_
 	if (s->n_top > 0)
 		list_top(&row, f.most, min(s->n_top, KERN_TOP_MAX), log_total, result, sh);
 	if (s->target >= 0) {
-		if (token < vocab)
+		if (DEV_GUARD(token < vocab))
 			logprob = logits[token] - log_total;
 	} else {
 		if (s->repetition_penalty != 1) {
@@ -350,7 +349,7 @@ static DEV_KERNEL(SAMPLE_THREADS) sample(struct kern_sample a)
 	DEV_BOUNDS(SAMPLE_THREADS);
 	uint32_t output = a.first + blockIdx.x;
 
-	if (output < a.step->n_outputs)
+	if (DEV_GUARD(output < a.step->n_outputs))
 		sample_row(&a.step->sampling[output], a.logits + (size_t)blockIdx.x * a.vocab, a.vocab,
 			   &a.step->result[output], (struct shared *)dev_shared());
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What sampling is made of: the order of tokens, weights that can be added in any order, the row as threads read it, sums
- * and minima over a block, what filters leave, pieces of the order. See sample.cu.
+ * What sampling is made of: the order of tokens, weights that can be added in any order, the row as threads read it,
+ * sums and minima over a block, what filters leave, pieces of the order. See sample.cu.
  */
 #ifndef LORAD_KERNELS_CUDA_SAMPLE_H
 #define LORAD_KERNELS_CUDA_SAMPLE_H
@@ -9,6 +9,9 @@
 #include <math.h>
 
 #include "kernels/cuda/dev.h"
+
+#define PHILOX_INLINE DEV_INLINE
+#include "kernels/philox.h"
 
 #define SAMPLE_THREADS 512
 #define SAMPLE_WARPS (SAMPLE_THREADS / DEV_WARP)
@@ -72,25 +75,26 @@ DEV_INLINE struct row row_at(const float *logit, uint32_t n)
 }
 
 /*
- * The ids of a quad are first, first + 1, ..., modulo 2^32. Returns first. What is not in the row is -inf and has an id of n or
- * more, so it weighs nothing or, where tokens are counted, comes last.
+ * The ids of a quad are first, first + 1, ..., modulo 2^32. Returns first. What is not in the row is NaN, which is never
+ * the largest and never kept.
  */
 DEV_INLINE uint32_t load_quad(const struct row *row, uint32_t quad, float x[4])
 {
 	uint32_t first = 4 * quad - row->skew;
 
-	if (first < row->n && row->n - first >= 4) {
+	if (DEV_GUARD(first < row->n) &&
+	    DEV_GUARD(row->n - first >= 4)) {
 		struct dev_u32x4 v = dev_load16(row->logit + first);
 		for (uint32_t i = 0; i < 4; i++)
 			x[i] = dev_float(v.x[i]);
 	} else {
 		for (uint32_t i = 0; i < 4; i++)
-			x[i] = first + i < row->n ? row->logit[first + i] : -INFINITY;
+			x[i] = DEV_GUARD(first + i < row->n) ? row->logit[first + i] : NAN;
 	}
 	return first;
 }
 
-/* Two quads, so that a thread has two loads under way: this and the one `step` on, -inf if that is `end` or beyond. */
+/* Two quads, so that a thread has two loads under way: this and the one `step` on, NaN if that is `end` or beyond. */
 struct quads {
 	float x[8];
 	uint32_t first[2]; /* ids: number i is first[i / 4] + i % 4 */
@@ -101,7 +105,7 @@ DEV_INLINE struct quads load_quads(const struct row *row, uint32_t quad, uint32_
 	struct quads ret;
 
 	ret.first[0] = load_quad(row, quad, ret.x);
-	ret.first[1] = load_quad(row, quad + step < end ? quad + step : row->n_quads, ret.x + 4);
+	ret.first[1] = load_quad(row, DEV_GUARD(quad + step < end) ? quad + step : row->n_quads, ret.x + 4);
 	return ret;
 }
 
@@ -126,7 +130,7 @@ DEV_INLINE uint64_t warp_sum64(uint64_t x)
 	return x;
 }
 
-/* Leaves each warp's sum in of_warp [SAMPLE_WARPS] and returns that of the block. A barrier must follow before new ones. */
+/* Leaves each warp's sum in of_warp [SAMPLE_WARPS], returns the block's. A barrier must follow before new ones. */
 DEV_INLINE uint64_t block_sums(uint64_t x, uint64_t *of_warp)
 {
 	uint64_t sum = 0;
@@ -159,7 +163,7 @@ DEV_INLINE uint64_t block_min(uint64_t x, uint64_t *of_warp)
 
 struct filter { /* which tokens are left, and what each weighs */
 	float most, inverse_temperature, min_p;
-	bool by_weight;  /* else each weighs 1 */
+	bool by_weight; /* else each weighs 1 */
 	float cut_logit; /* the last token kept */
 	uint32_t cut_id;
 };
@@ -188,12 +192,12 @@ DEV_INLINE uint64_t weigh(const struct filter *f, float x, uint32_t id)
 
 /* ---- pieces of the order, in bins ---- */
 
-/* Places [low, high]. Linear: logits are binned at a width of 1 / scale from top / scale down; else places, 2^shift a bin. */
+/* Linear: logits from the floor of the largest down, 1 / scale a bin. Else: places [low, high], 2^shift a bin. */
 struct span {
 	uint64_t low, high;
-	float lowest;       /* no logit is below it */
+	float lowest; /* no logit is below it */
 	bool linear;
-	float scale, top;
+	float scale, top; /* top: the largest logit's in bins, a whole number */
 	uint32_t shift;
 };
 
@@ -225,9 +229,9 @@ DEV_INLINE struct span span_of_places(uint64_t low, uint64_t high)
 DEV_INLINE struct span span_of_bin(const struct span *span, uint32_t bin)
 {
 	if (span->linear) {
-		float edge = span->top - (float)bin;
-		uint64_t above = place_of((edge + 1) / span->scale, 0) + ((uint64_t)1 << 32); /* the next lower float's */
-		return span_of_places(above, place_of(edge / span->scale, UINT32_MAX));
+		float edge = span->top - (float)bin; /* [edge, edge + 1): from the float below its end down */
+		uint64_t first = place_of((edge + 1) / span->scale, 0) + ((uint64_t)1 << 32);
+		return span_of_places(first, place_of(edge / span->scale, UINT32_MAX));
 	}
 	uint64_t low = span->low + ((uint64_t)bin << span->shift), last = low + (((uint64_t)1 << span->shift) - 1);
 	return span_of_places(low, last < span->high ? last : span->high);
@@ -245,22 +249,5 @@ DEV_INLINE uint32_t bin_of(const struct span *span, float x, uint32_t id)
 }
 
 /* ---- the draw's random number ---- */
-
-/* Philox4x32-10, as kernels/philox.h: uniform in [0, 1), 53 bits. */
-DEV_INLINE double draw_uniform(uint64_t seed, uint32_t draw)
-{
-	uint32_t c0 = draw, c1 = 0, c2 = 0, c3 = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-
-	for (int round = 0; round < 10; round++) {
-		uint64_t p0 = (uint64_t)0xd2511f53 * c0, p1 = (uint64_t)0xcd9e8d57 * c2;
-		c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-		c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-		c1 = (uint32_t)p1;
-		c3 = (uint32_t)p0;
-		k0 += 0x9e3779b9;
-		k1 += 0xbb67ae85;
-	}
-	return (double)(((uint64_t)c1 << 32 | c0) >> 11) * 0x1p-53;
-}
 
 #endif

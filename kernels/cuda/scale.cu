@@ -23,7 +23,9 @@ row_scale(const struct kern_step *step, const float *const *vector, float *y, ui
 	const struct lora_rows rows = lora_group(step, blockIdx.x);
 	const uint32_t column = blockIdx.y * PANEL + threadIdx.x * 4;
 
-	if (rows.n == 0 || column >= width)
+	if (!DEV_GUARD(rows.n > 0))
+		return;
+	if (!DEV_GUARD(column < width))
 		return;
 	const uint32_t n = width - column;
 
@@ -31,20 +33,22 @@ row_scale(const struct kern_step *step, const float *const *vector, float *y, ui
 	for (uint32_t s = 0; s < rows.n_segments; ++s) {
 		const float *gain = vector[rows.segment + s - step->segment];
 
-		if (!gain)
+		if (!DEV_GUARD(gain != NULL))
 			continue;
-		const bool aligned = (uintptr_t)gain % 16 == 0;
-		const struct lora_four by = lora_read(gain + column, n, aligned && n >= 4);
+		const bool wide = (uintptr_t)gain % 16 == 0 && DEV_GUARD(n >= 4);
+		const struct lora_four by = lora_read(gain + column, n, wide);
 
 		for (uint32_t row = 0; row < rows.n; row += ROWS) {
 			struct lora_four four[ROWS];
 
 			for (unsigned i = 0; i < ROWS; ++i)
-				four[i] = lora_read(y + (row + i) * (size_t)width, row + i < rows.n ? n : 0, width % 4 == 0);
+				four[i] = lora_read(y + (row + i) * (size_t)width, DEV_GUARD(row + i < rows.n) ? n : 0,
+						    width % 4 == 0);
 			for (unsigned i = 0; i < ROWS; ++i) {
 				for (unsigned j = 0; j < 4; ++j)
 					four[i].x[j] *= by.x[j];
-				lora_write(y + (row + i) * (size_t)width, four[i], row + i < rows.n ? n : 0, width % 4 == 0);
+				lora_write(y + (row + i) * (size_t)width, four[i], DEV_GUARD(row + i < rows.n) ? n : 0,
+					   width % 4 == 0);
 			}
 		}
 	}

@@ -99,7 +99,7 @@ DEV_INLINE void finish(const struct skinny *a, uint32_t first_tile, const float 
 				    { { dev_bits(s[0]), dev_bits(s[1]), dev_bits(s[2]), dev_bits(s[3]) } });
 		}
 		DEV_BARRIER();
-		if (warp >= BATCH)
+		if (!DEV_GUARD(warp < BATCH))
 			continue;
 		float total[4] = { 0, 0, 0, 0 };
 		for (unsigned k = 0; k < WARPS; k++) {
@@ -110,7 +110,9 @@ DEV_INLINE void finish(const struct skinny *a, uint32_t first_tile, const float 
 		uint32_t o = (first_tile + (first + warp) / GROUPS) * CUDA_TILE_ROWS + lane / 4;
 		uint32_t row = (first + warp) % GROUPS * 8 + lane % 4 * 2;
 		for (unsigned i = 0; i < 4; i++) {
-			if (o + i / 2 * 8 >= a->rows || row + i % 2 >= a->n)
+			if (!DEV_GUARD(o + i / 2 * 8 < a->rows))
+				continue;
+			if (!DEV_GUARD(row + i % 2 < a->n))
 				continue;
 			float *y = a->y + (size_t)(row + i % 2) * a->rows + o + i / 2 * 8;
 			*y = a->accumulate ? *y + total[i] : total[i];
@@ -132,9 +134,9 @@ multiply_skinny(struct skinny a)
 	float sum[TILES][GROUPS][4] = {};
 
 	auto copy = [&](uint32_t chunk, unsigned slot) {
-		for (unsigned t = 0; t < TILES && chunk < n_chunks; t++) {
+		for (unsigned t = 0; t < TILES && DEV_GUARD(chunk < n_chunks); t++) {
 			/* where there is no other tile, the last one once more */
-			uint32_t tile = first_tile + t < last_tile ? first_tile + t : last_tile;
+			uint32_t tile = DEV_GUARD(first_tile + t < last_tile) ? first_tile + t : last_tile;
 			quant_copy_chunk<L>(slots + slot * SLOT + t * CUDA_CHUNK_BYTES(L),
 					    a.tiles + tile * a.tile_bytes + (size_t)chunk * CUDA_CHUNK_BYTES(L), lane);
 		}
@@ -148,11 +150,11 @@ multiply_skinny(struct skinny a)
 	 */
 	uint32_t row[GROUPS];
 	for (unsigned i = 0; i < GROUPS; i++)
-		row[i] = (lane / 4 + 8 * i < a.n ? lane / 4 + 8 * i : a.n - 1) * a.cols;
+		row[i] = (DEV_GUARD(lane / 4 + 8 * i < a.n) ? lane / 4 + 8 * i : a.n - 1) * a.cols;
 	unsigned slot = 0;
 	for (uint32_t chunk = warp; chunk < n_chunks; chunk += WARPS) {
 		uint32_t col = chunk * CUDA_CHUNK_COLS + lane % 4 * 32; /* cols: a multiple of 32 */
-		const uint16_t *x_block = a.x + (col < a.cols ? col : 0);
+		const uint16_t *x_block = a.x + (DEV_GUARD(col < a.cols) ? col : 0);
 		struct dev_u32x4 x[EARLY][GROUPS];
 		struct fragment<L> w[TILES];
 

@@ -17,7 +17,7 @@ template <unsigned WIDTH> static DEV_KERNEL(THREADS) swiglu(const float *gate, c
 	DEV_BOUNDS(THREADS);
 	size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * WIDTH;
 
-	if (i >= count)
+	if (!DEV_GUARD(i < count))
 		return;
 	if (WIDTH == 1) {
 		y[i] = silu_times(gate[i], up[i]);
@@ -32,9 +32,9 @@ template <unsigned WIDTH> static DEV_KERNEL(THREADS) swiglu(const float *gate, c
 template <unsigned WIDTH> static void start(struct kern_device *device, const struct kern_swiglu *a)
 {
 	size_t count = (size_t)a->n * a->width, of_block = (size_t)THREADS * WIDTH;
+	dim3 grid((unsigned)((count + of_block - 1) / of_block));
 
-	CUDA_LAUNCH(device, (swiglu<WIDTH>), dim3((unsigned)((count + of_block - 1) / of_block)), THREADS, 0, a->gate, a->up,
-		    a->y, count);
+	CUDA_LAUNCH(device, (swiglu<WIDTH>), grid, THREADS, 0, a->gate, a->up, a->y, count);
 }
 
 extern "C" void cuda_swiglu(struct kern_device *device, const void *args, unsigned, unsigned)
