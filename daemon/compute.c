@@ -156,10 +156,11 @@ static int make_cpu_pool(struct compute *c, const struct options *options, struc
 	return COMPUTE_OK;
 }
 
+/* The pool wants to start on a huge page: so much more is taken. */
 static int make_arena(struct compute *c, uint64_t wanted, struct diag *diag)
 {
-	uintptr_t base;
 	size_t available = 0, total = 0, spare;
+	uintptr_t base;
 	int r;
 
 	r = c->backend->device->memory(c->device, &available, &total);
@@ -168,17 +169,15 @@ static int make_arena(struct compute *c, uint64_t wanted, struct diag *diag)
 	if (wanted > available)
 		return too_much("device-memory", wanted, available, diag);
 	spare = available / 10 > DEVICE_SPARE ? available / 10 : DEVICE_SPARE;
-	c->arena_bytes = wanted ? wanted : available > 2 * spare ? available - spare : available / 2;
-	r = c->backend->device->alloc(c->device, NULL, c->arena_bytes, &c->arena);
+	wanted = wanted ? wanted : available > 2 * spare ? available - spare : available / 2;
+	r = c->backend->device->alloc(c->device, NULL, wanted + MEM_HUGE_PAGE, &c->arena);
 	if (r)
 		return explain(c, r, "the pool", diag);
-	/* the pool wants to start on a huge page */
+	c->arena_bytes = wanted + MEM_HUGE_PAGE;
 	base = ((uintptr_t)c->arena + MEM_HUGE_PAGE - 1) / MEM_HUGE_PAGE * MEM_HUGE_PAGE;
-	if (base - (uintptr_t)c->arena >= c->arena_bytes)
-		return diag_set(diag, COMPUTE_E_REFUSED, "device-memory: %zu KiB are too few", c->arena_bytes >> 10);
-	r = pool_new(&c->pool, (void *)base, c->arena_bytes - (base - (uintptr_t)c->arena));
+	r = pool_new(&c->pool, (void *)base, wanted);
 	if (r == -EINVAL)
-		return diag_set(diag, COMPUTE_E_REFUSED, "device-memory: %zu KiB are too few", c->arena_bytes >> 10);
+		return diag_set(diag, COMPUTE_E_REFUSED, "device-memory: %" PRIu64 " KiB are too few", wanted >> 10);
 	c->adapter_bytes = r ? 0 : pool_size(c->pool) / 2;
 	return error_trace(r);
 }

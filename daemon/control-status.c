@@ -64,9 +64,10 @@ static json_t *cache_json(const struct metrics *metrics)
 {
 	const struct cache_stats *stats = &metrics->cache;
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "limit_bytes",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "limit_bytes",
 			 (json_int_t)metrics->host_cache_bytes, "resident", (json_int_t)stats->resident,
-			 "resident_bytes", (json_int_t)stats->resident_bytes, "loading", (json_int_t)stats->loading,
+			 "resident_bytes", (json_int_t)stats->resident_bytes, "host_bytes",
+			 (json_int_t)stats->host_bytes, "uploads", (json_int_t)stats->uploads, "loading", (json_int_t)stats->loading,
 			 "hits_device", (json_int_t)stats->hits_device, "hits_host", (json_int_t)stats->hits_host,
 			 "misses", (json_int_t)stats->misses, "evictions", (json_int_t)stats->evictions, "failures",
 			 (json_int_t)stats->failures);

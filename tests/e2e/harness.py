@@ -118,10 +118,11 @@ def together(functions):
 class Daemon:
     """One lorad with its own store and socket in `folder`."""
 
-    def __init__(self, build, model, folder, args=(), config=None):
+    def __init__(self, build, model, folder, args=(), config=None, program="daemon/lorad", env=None):
         self.build, self.folder = build, folder
+        self.env = dict(os.environ, **env) if env else None
         self.store, self.socket, self.log = f"{folder}/store", f"{folder}/lorad.sock", f"{folder}/log"
-        self.command = [f"{build}/daemon/lorad", "--store", self.store, "--socket", self.socket]
+        self.command = [f"{build}/{program}", "--store", self.store, "--socket", self.socket]
         self.command += ["--model", model] if model else []
         self.command += ["--config", config] if config else []
         self.command += [str(a) for a in args]
@@ -129,7 +130,8 @@ class Daemon:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                                            env=self.env)
         line = []
         reader = threading.Thread(target=lambda: line.append(self.process.stdout.readline()), daemon=True)
         reader.start()
@@ -228,13 +230,13 @@ class World:
             self.own = []
             shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def daemon(self, *args, model=None, sanitized=False, folder=None, config=None, start=True):
-        """A daemon of the case's own; with `folder` of an earlier one it gets that one's store."""
+    def daemon(self, *args, model=None, sanitized=False, folder=None, config=None, start=True, **how):
+        """A daemon of the case's own; with `folder` of an earlier one it gets that one's store. how: see Daemon."""
         build = self.sanitized if sanitized else self.build
         if not build:
             raise Skipped("no sanitizer build was given")
         folder = folder or tempfile.mkdtemp(dir=self.scratch)
-        d = Daemon(build, self.model if model is None else model, folder, args, config)
+        d = Daemon(build, self.model if model is None else model, folder, args, config, **how)
         self.own.append(d)
         return d.start() if start else d
 

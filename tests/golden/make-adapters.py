@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""make-adapters.py MODEL_FOLDER OUT: write the LoRA variants of variants.json as PEFT adapters, OUT/NAME/.
+"""make-adapters.py MODEL_FOLDER OUT [NAME...]: write the LoRA variants of variants.json (or these) as PEFT adapters, OUT/NAME/.
 
 Needs numpy only, and gives the same bytes everywhere: numbers come from RandomState, whose stream is frozen, seeded by
 the variant's and the tensor's name. B is scaled so that every variant moves the model about equally, whatever its rank
@@ -109,11 +109,13 @@ def write_adapter(name, variant, config, folder):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__.splitlines()[0])
+    wanted = sys.argv[3:]
     config = json.loads((pathlib.Path(sys.argv[1]) / "config.json").read_text())
     for name, variant in json.loads((HERE / "variants.json").read_text()).items():
-        write_adapter(name, variant, config, pathlib.Path(sys.argv[2]) / name)
+        if not wanted or name in wanted:
+            write_adapter(name, variant, config, pathlib.Path(sys.argv[2]) / name)
 
 
 if __name__ == "__main__":

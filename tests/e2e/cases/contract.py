@@ -152,7 +152,7 @@ LORAD = [
     (["--store", ""], 1, r"store"),
     (["--socket", ""], 1, r"socket"),
     (["--device", "tpu"], 1, r"tpu"),
-    (["--device", "cuda"], 1, r"cuda"),
+    (["--device", "cuda:1000"], 1, r"cuda"),
     (["--precision", "f64"], 1, r"f64"),
     (["--isa", "mmx"], 1, r"mmx"),
     (["--threads", "0"], 1, r"threads"),
