@@ -2,6 +2,7 @@
 systemdsystemunit_DATA = systemd/lorad.service systemd/lorad.socket systemd/lorad-control.socket
 CLEANFILES += systemd/lorad.service
 dist_catalog_DATA = systemd/lorad.catalog
+dist_doc_DATA += systemd/lorad-gpu.conf
 EXTRA_DIST += systemd/lorad.service.in systemd/lorad.socket systemd/lorad-control.socket systemd/sysusers.conf \
 	systemd/tmpfiles.conf
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Attention of decodes: sequences with one row in the step. Bound by the bytes of keys and values, so the query heads
- * of a KV head share one pass over them, and long contexts are cut into splits of device->split_positions positions (a
- * multiple of 16), a block each: the cut follows from the model alone, hence a row's bits do not follow the batch.
+ * of a KV head share one pass over them, and long contexts are cut into splits, a block each: of device->split_positions
+ * positions (a multiple of 16), or more where that made more than CUDA_SPLIT_MAX of them. The cut follows from the length
+ * of the sequence alone, hence a row's bits do not follow the batch.
  *
  * A sequence of one split gets its result at once. Of more, each block leaves a record in device->partial,
  * [split][sequence][head][e + 2]: the sum of weight x value, the largest score (base 2) and the sum of weights;
@@ -14,6 +15,7 @@
 #include "kernels/cuda/attention.h"
 
 #define COMBINE_THREADS 64u
+#define SPLIT_GRAIN 16u
 /* Threads of a block, and blocks an SM shall hold: told to ptxas, which else spills a few registers to hold more. */
 #define DECODE_BLOCKS_AN_SM(g) ((g) > 4 ? 3 : 4)
 
@@ -21,9 +23,18 @@ namespace
 {
 
 struct splits {
-	uint32_t positions; /* of one */
+	uint32_t positions; /* of one, at least */
 	float *partial;
 };
+
+/* Positions of one split of a sequence. */
+DEV_INLINE uint32_t split_of(const struct splits *splits, uint32_t n_positions)
+{
+	uint32_t each = (n_positions + CUDA_SPLIT_MAX - 1) / CUDA_SPLIT_MAX;
+
+	each = (each + SPLIT_GRAIN - 1) / SPLIT_GRAIN * SPLIT_GRAIN;
+	return each > splits->positions ? each : splits->positions;
+}
 
 DEV_INLINE float *record(const struct splits *splits, const struct attention_shape *shape, uint32_t seq, uint32_t head,
 			 uint32_t split)
@@ -42,12 +53,11 @@ decode(const struct kern_step *step, struct attention_shape shape, struct attent
 	DEV_BOUNDS(ATTENTION_THREADS);
 	uint32_t heads = shape.n_heads / shape.n_kv_heads, groups = (heads + G - 1) / G;
 	uint32_t kv_head = blockIdx.y / groups, of_group = blockIdx.y % groups * G, head = kv_head * heads + of_group;
-	uint32_t first = blockIdx.z * splits.positions;
 
 	if (!DEV_GUARD(blockIdx.x < step->n_seqs))
 		return;
 	const struct kern_seq seq = step->seq[blockIdx.x];
-	uint32_t n_positions = seq.first_position + 1;
+	uint32_t n_positions = seq.first_position + 1, each = split_of(&splits, n_positions), first = blockIdx.z * each;
 	if (seq.n_rows != 1 || !DEV_GUARD(first < n_positions))
 		return;
 	size_t at = ((size_t)seq.first_row * shape.n_heads + head) * shape.e;
@@ -56,12 +66,12 @@ decode(const struct kern_step *step, struct attention_shape shape, struct attent
 	job.q = q + at;
 	job.y = y + at;
 	job.stride = shape.e;
-	job.record = n_positions > splits.positions ? record(&splits, &shape, blockIdx.x, head, blockIdx.z) : NULL;
+	job.record = n_positions > each ? record(&splits, &shape, blockIdx.x, head, blockIdx.z) : NULL;
 	job.n = heads - of_group < G ? heads - of_group : G;
 	job.e = shape.e;
 	job.scale = shape.scale;
 	job.first = first;
-	job.end = n_positions - first < splits.positions ? n_positions : first + splits.positions;
+	job.end = n_positions - first < each ? n_positions : first + each;
 	job.limit = n_positions;
 	attention_simt<T, G>(&job, &plan);
 }
@@ -75,7 +85,8 @@ combine(const struct kern_step *step, struct attention_shape shape, struct split
 	if (!DEV_GUARD(blockIdx.x < step->n_seqs))
 		return;
 	const struct kern_seq seq = step->seq[blockIdx.x];
-	uint32_t n_positions = seq.first_position + 1, n = (n_positions + splits.positions - 1) / splits.positions;
+	uint32_t n_positions = seq.first_position + 1, each = split_of(&splits, n_positions);
+	uint32_t n = (n_positions + each - 1) / each;
 	if (seq.n_rows != 1 || n == 1)
 		return;
 	const float *from = record(&splits, &shape, blockIdx.x, blockIdx.y, 0);
@@ -131,11 +142,12 @@ template <typename T> void start_group(struct kern_device *device, const struct 
 		start<T, 8>(device, args, n_splits);
 }
 
+/* The most splits that sequences of up to so many positions have: a shorter one can have more than the longest. */
 uint32_t count_splits(uint32_t n_positions, uint32_t split_positions)
 {
 	uint32_t n = (n_positions + split_positions - 1) / split_positions;
 
-	return n > 0 ? n : 1;
+	return n > CUDA_SPLIT_MAX ? CUDA_SPLIT_MAX : n > 0 ? n : 1;
 }
 
 } /* namespace */

@@ -335,8 +335,7 @@ DEV_INLINE void attention_simt(const struct attention_job *job, const struct att
 			all_sum[query] = sum[i];
 		}
 	}
-	DEV_COPY_WAIT(0);
-	DEV_BARRIER(); /* the slots are free */
+	DEV_BARRIER(); /* the slots are free: groups behind the last unit are empty, no copy is under way */
 	attention_finish<T, G>(job, plan, mixed, all_most, all_sum, (float *)slots);
 }
 

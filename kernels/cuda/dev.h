@@ -209,7 +209,10 @@ DEV_INLINE float dev_warp_max(float x)
 	return x;
 }
 
-/* Of all threads of the block, in every thread; room: as many floats of shared memory as the block has warps. */
+/*
+ * Of all threads of the block, in every thread; room: as many floats of shared memory as the block has warps, which may
+ * be used again behind the next barrier.
+ */
 DEV_INLINE float dev_block_sum(float x, float *room)
 {
 	unsigned warp = threadIdx.x / DEV_WARP, n_warps = blockDim.x / DEV_WARP;
@@ -221,7 +224,6 @@ DEV_INLINE float dev_block_sum(float x, float *room)
 	DEV_BARRIER();
 	for (unsigned i = 0; i < n_warps; ++i)
 		sum += room[i];
-	DEV_BARRIER(); /* room may be used again */
 	return sum;
 }
 

@@ -246,15 +246,6 @@ int cuda_memory(struct kern_device *device, size_t *ret_free, size_t *ret_total)
 	return 0;
 }
 
-/* Keys of one split: few enough splits for the longest context, and whole loads of the kernel. */
-static uint32_t split_positions(uint32_t context)
-{
-	uint32_t each = context / CUDA_SPLIT_MAX + (context % CUDA_SPLIT_MAX != 0);
-
-	each = (each + 63) / 64 * 64;
-	return each > 128 ? each : 128;
-}
-
 /**
  * cuda_reserve() - takes the work space of steps up to a size, in place of what was taken before
  *
@@ -262,8 +253,7 @@ static uint32_t split_positions(uint32_t context)
  */
 int cuda_reserve(struct kern_device *device, const struct kern_limits *limits)
 {
-	uint32_t positions = split_positions(limits->context);
-	size_t floats = cuda_attention_partial_floats(limits, positions);
+	size_t floats = cuda_attention_partial_floats(limits, CUDA_SPLIT_MIN);
 	void *partial = NULL;
 
 	if (!device->panel) {
@@ -279,7 +269,7 @@ int cuda_reserve(struct kern_device *device, const struct kern_limits *limits)
 		return r;
 	device->partial = partial;
 	device->partial_floats = floats;
-	device->split_positions = positions;
+	device->split_positions = CUDA_SPLIT_MIN;
 	return 0;
 }
 

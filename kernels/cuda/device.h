@@ -24,6 +24,7 @@ extern "C" {
 #define CUDA_PIECE_BYTES ((size_t)1 << 20)    /* of an upload: a step's own copies wait for one piece at most */
 #define CUDA_GRAPHS 32                        /* recorded steps that are kept */
 #define CUDA_SPLIT_MAX 64                     /* parts of one long context in decode attention */
+#define CUDA_SPLIT_MIN 128                    /* positions of such a part */
 
 /* kern_failure.code where only cuBLAS knows what went wrong: its status on top of this, beyond all of CUDA's codes. */
 #define CUDA_BLAS_CODE 10000
@@ -67,7 +68,7 @@ struct kern_device {
 	void *panel;             /* CUDA_PANEL_BYTES */
 	float *partial;          /* decode attention: see attention-decode.cu */
 	size_t partial_floats;
-	uint32_t split_positions; /* keys of one split: follows from the context alone, lest bits follow the batch */
+	uint32_t split_positions; /* CUDA_SPLIT_MIN, once partial is there */
 
 	pthread_mutex_t lock;    /* of failed and the two below */
 	struct cuda_ranges memory;     /* what alloc() gave out */

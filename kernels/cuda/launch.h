@@ -32,6 +32,9 @@ template <typename... P, void (*Kernel)(P...)> struct cuda_launch<Kernel> {
 };
 
 #define CUDA_UNPAREN(...) __VA_ARGS__
-#define CUDA_LAUNCH(device, kernel, ...) cuda_launch<CUDA_UNPAREN kernel>::start(device, #kernel, __VA_ARGS__)
+#define CUDA_NAME_(...) #__VA_ARGS__
+#define CUDA_NAME(...) CUDA_NAME_(__VA_ARGS__)
+#define CUDA_LAUNCH(device, kernel, ...) \
+	cuda_launch<CUDA_UNPAREN kernel>::start(device, CUDA_NAME(CUDA_UNPAREN kernel), __VA_ARGS__)
 
 #endif

@@ -334,6 +334,7 @@ template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM) lora_expand(struct 
 	DEV_BOUNDS(LORA_THREADS);
 	const struct lora_rows rows = lora_group(e.step, blockIdx.x);
 
+	/* Numbers of another type lie in other lanes, which add to what these wrote: stage()'s barriers are between. */
 	for (uint32_t s = 0; rows.n > 0 && s < rows.n_segments;) {
 		const struct kern_lora *lora = rows.segment[s].modules + e.module;
 
@@ -347,7 +348,6 @@ template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM) lora_expand(struct 
 			s = expand_block<Plain, KERN_F16>(&e, &rows, s);
 		else
 			s = expand_block<Plain, KERN_BF16>(&e, &rows, s);
-		DEV_BARRIER(); /* numbers of another type lie in other lanes: they add to what these have written */
 	}
 }
 

@@ -129,7 +129,10 @@ DEV_INLINE uint64_t bin_size(const struct shared *sh, uint32_t bin)
 	return (uint64_t)sh->u.bin[bin].high << 32 | sh->u.bin[bin].low;
 }
 
-/* The bin where the goal is reached, or SAMPLE_BINS; what comes before is added to *reached. The bins may then go. */
+/*
+ * The bin where the goal is reached, or SAMPLE_BINS; what comes before is added to *reached. The bins may go behind the
+ * next barrier, and at once if it is SAMPLE_BINS.
+ */
 DEV_INLINE uint32_t reach_bin(uint64_t goal, uint64_t *reached, struct shared *sh)
 {
 	const uint32_t each = SAMPLE_BINS / SAMPLE_THREADS;
@@ -146,7 +149,6 @@ DEV_INLINE uint32_t reach_bin(uint64_t goal, uint64_t *reached, struct shared *s
 		for (bin = thread * each; *reached + bin_size(sh, bin) < goal; bin++)
 			*reached += bin_size(sh, bin);
 	}
-	DEV_BARRIER();
 	return bin;
 }
 

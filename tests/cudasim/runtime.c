@@ -888,6 +888,11 @@ cudaError_t cudasim_StreamEndCapture(cudaStream_t stream, cudaGraph_t *ret)
 	int error = enter_stream("StreamEndCapture", CUDASIM_USUAL, stream);
 
 	*ret = NULL;
+	if (error && cudasim_has(stream, CUDASIM_STREAM) && stream->recording) { /* one that fails to end has ended, too */
+		stream->recording = stream->spoiled = false;
+		clear(&stream->recorded);
+		stream->recorded.first = NULL;
+	}
 	if (!error && !stream->recording)
 		error = cudaErrorIllegalState;
 	if (!error && stream->mode != cudaStreamCaptureModeRelaxed && !pthread_equal(stream->recorder, pthread_self()))

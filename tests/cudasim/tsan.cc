@@ -587,3 +587,9 @@ extern "C" void __tsan_func_entry(void *)
 extern "C" void __tsan_func_exit(void)
 {
 }
+
+/* Of the host code beside the kernels: cuda_failed(). */
+extern "C" uint32_t __tsan_atomic32_load(const volatile uint32_t *p, int)
+{
+	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}

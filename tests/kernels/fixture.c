@@ -4,7 +4,6 @@
 
 #include <check.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/quant.h"
@@ -26,11 +25,17 @@ uint32_t fixture_random(uint32_t below)
 
 void *fixture_bytes(size_t bytes)
 {
-	void *p = NULL;
+	void *p = fixture_allocate(bytes ? bytes : 1);
 
-	ck_assert_int_eq(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
 	memset(p, 0xff, bytes); /* as floats: NaN, so what should not be read shows */
 	return p;
+}
+
+void *fixture_copy(const void *from, size_t bytes)
+{
+	void *p = fixture_bytes(bytes);
+
+	return bytes ? memcpy(p, from, bytes) : p;
 }
 
 float *fixture_floats(size_t n, float size)
@@ -76,7 +81,7 @@ struct kern_matrix fixture_matrix(enum kern_dtype dtype, uint32_t rows, uint32_t
 
 void fixture_free_matrix(struct kern_matrix *m)
 {
-	free((void *)((uintptr_t)m->data - 1));
+	fixture_free((const uint8_t *)m->data - 1);
 	m->data = NULL;
 }
 
@@ -85,7 +90,7 @@ struct kern_weight fixture_weight(const struct kern_backend *b, const struct ker
 {
 	struct kern_weight w;
 
-	ck_assert_int_eq(b->device->weight_plan(NULL, m, precision, &w), 0);
+	ck_assert_int_eq(b->device->weight_plan(fixture_device(b), m, precision, &w), 0);
 	w.data = w.bytes ? fixture_bytes(w.bytes) : (void *)(uintptr_t)m->data;
 	for (uint32_t first = 0, n; w.bytes && first < w.rows; first += n) { /* n_parts: in how many goes */
 		n = (w.rows / n_parts + w.grain) / w.grain * w.grain;
@@ -98,23 +103,137 @@ struct kern_weight fixture_weight(const struct kern_backend *b, const struct ker
 void fixture_free_weight(struct kern_weight *w)
 {
 	if (w->bytes)
-		free(w->data);
+		fixture_free(w->data);
 	w->data = NULL;
 }
 
-void fixture_run(kern_op *op, const void *args, unsigned n_parts)
+/* ---- ops ---- */
+
+static const unsigned part_counts[] = { 1, 2, 3, 7 };
+
+unsigned fixture_ways(const struct kern_backend *b)
 {
-	for (unsigned part = n_parts; part-- > 0;)
-		op(NULL, args, part, n_parts);
+	return b->queued ? 2 : sizeof part_counts / sizeof *part_counts;
 }
 
-const struct kern_backend *fixture_backend(unsigned i)
+void fixture_run(const struct kern_backend *b, kern_op *op, const void *args, unsigned way)
 {
-	for (unsigned isa = KERN_ISA_SCALAR + 1; isa < _KERN_ISA_N; isa++)
-		if (kern_cpu((enum kern_isa)isa) && i-- == 0)
-			return kern_cpu((enum kern_isa)isa);
-	return NULL;
+	struct kern_device *device = fixture_device(b);
+	struct kern_failure why;
+
+	if (!b->queued) {
+		for (unsigned part = part_counts[way]; part-- > 0;)
+			op(device, args, part, part_counts[way]);
+		return;
+	}
+	op(device, args, 0, 1);
+	if (b->device->fence(device) == 0)
+		return;
+	b->device->failure(device, &why);
+	ck_abort_msg("%s: %s", b->name, why.text);
 }
+
+/* ---- steps ---- */
+
+static uint32_t count_tiles(uint32_t n_rows)
+{
+	return (n_rows + KERN_TILE - 1) / KERN_TILE;
+}
+
+static struct kern_tile *add_tiles(struct kern_tile *tile, uint32_t of, uint32_t n_rows)
+{
+	for (uint32_t first = 0; first < n_rows; first += KERN_TILE)
+		*tile++ = (struct kern_tile){ of, first };
+	return tile;
+}
+
+/* What follows from the sequences: of each row its position and sequence, and the tiles. */
+static void place_sequences(struct kern_step *s, struct kern_extent *e)
+{
+	uint32_t *position = fixture_bytes(s->n_rows * sizeof *position);
+	uint32_t *row_seq = fixture_bytes(s->n_rows * sizeof *row_seq);
+
+	s->n_seq_tiles = 0;
+	for (uint32_t i = 0; i < s->n_seqs; i++) {
+		const struct kern_seq *seq = &s->seq[i];
+		for (uint32_t j = 0; j < seq->n_rows; j++) {
+			position[seq->first_row + j] = seq->first_position + j;
+			row_seq[seq->first_row + j] = i;
+		}
+		e->n_single += seq->n_rows == 1;
+		s->n_seq_tiles += seq->n_rows == 1 ? 0 : count_tiles(seq->n_rows);
+		if (e->n_positions < seq->first_position + seq->n_rows)
+			e->n_positions = seq->first_position + seq->n_rows;
+	}
+	struct kern_tile *tile = fixture_bytes(s->n_seq_tiles * sizeof *tile);
+	s->seq_tile = tile;
+	for (uint32_t i = 0; i < s->n_seqs; i++)
+		if (s->seq[i].n_rows > 1)
+			tile = add_tiles(tile, i, s->seq[i].n_rows);
+	s->position = position;
+	s->row_seq = row_seq;
+}
+
+static void place_segments(struct kern_step *s, struct kern_extent *e)
+{
+	s->n_segment_tiles = 0;
+	for (uint32_t i = 0; i < s->n_segments; i++) {
+		s->n_segment_tiles += count_tiles(s->segment[i].n_rows);
+		e->n_scratch_rows += s->segment[i].n_rows;
+	}
+	struct kern_tile *tile = fixture_bytes(s->n_segment_tiles * sizeof *tile);
+	s->segment_tile = tile;
+	for (uint32_t i = 0; i < s->n_segments; i++)
+		tile = add_tiles(tile, i, s->segment[i].n_rows);
+}
+
+static void *copy_if(const void *from, size_t bytes)
+{
+	return from ? fixture_copy(from, bytes) : NULL;
+}
+
+struct fixture_step fixture_step(const struct kern_step *step, unsigned way)
+{
+	struct fixture_step ret = { .step = fixture_copy(step, sizeof *step) };
+	struct kern_step *s = ret.step;
+	struct kern_extent *e = &ret.extent;
+
+	s->token = copy_if(step->token, s->n_rows * sizeof *s->token);
+	s->position = s->n_seqs ? NULL : copy_if(step->position, s->n_rows * sizeof *s->position);
+	s->seq = copy_if(step->seq, s->n_seqs * sizeof *s->seq);
+	s->segment = copy_if(step->segment, s->n_segments * sizeof *s->segment);
+	if (s->n_seqs)
+		place_sequences(s, e);
+	place_segments(s, e);
+	e->n_rows = s->n_rows;
+	e->n_seqs = s->n_seqs;
+	e->n_outputs = s->n_outputs;
+	e->n_seq_tiles = s->n_seq_tiles;
+	e->n_segment_tiles = s->n_segment_tiles;
+	if (way > 0) { /* room for others: a recorded step */
+		e->n_rows += 3, e->n_seqs += 2, e->n_single++, e->n_outputs += 2;
+		e->n_seq_tiles += 2, e->n_segment_tiles += 3, e->n_positions += 300, e->n_scratch_rows += 5;
+	}
+	return ret;
+}
+
+void fixture_free_step(struct fixture_step *s)
+{
+	const void *mine[] = { s->step->token,   s->step->position, s->step->row_seq,      s->step->seq,
+			       s->step->segment, s->step->seq_tile, s->step->segment_tile, s->step };
+
+	for (size_t i = 0; i < sizeof mine / sizeof *mine; i++)
+		fixture_free(mine[i]);
+}
+
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision)
+{
+	bool decodes = b->queued && precision >= KERN_PRECISION_INT8; /* see enum kern_precision */
+
+	return decodes ? KERN_PRECISION_BF16 : precision;
+}
+
+/* ---- comparisons ---- */
 
 void fixture_close(const float *a, const float *b, size_t n, float tolerance, const char *what)
 {

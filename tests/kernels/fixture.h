@@ -1,12 +1,33 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tests of the kernels share: random data, weights in every format, steps of many sequences. See fixture.c. */
+/*
+ * What the tests of the kernels share: the backends under test, memory that they can use, random data, weights in every
+ * format, steps of many sequences. See fixture.c.
+ *
+ * The tests are linked twice: with fixture-cpu.c, and with fixture-cuda.c. All that an op reads or writes through a
+ * pointer has to be memory from here, which both the test and the backend can use.
+ */
 #ifndef LORAD_TESTS_KERNELS_FIXTURE_H
 #define LORAD_TESTS_KERNELS_FIXTURE_H
 
 #include "kernels/kernels.h"
 
-/* Exactly so many bytes, 64-byte aligned, so that AddressSanitizer sees the first byte too far. Never NULL. */
+/* ---- fixture-cpu.c or fixture-cuda.c ---- */
+
+void fixture_set_up(void); /* before and after each test, in its process */
+void fixture_tear_down(void);
+
+/* Every backend to be tested here; NULL after the last. A CPU's are all it has, the reference (by itself) last. */
+const struct kern_backend *fixture_backend(unsigned i);
+struct kern_device *fixture_device(const struct kern_backend *b); /* NULL: it needs none */
+
+void *fixture_allocate(size_t bytes); /* exactly so many, 64-byte aligned */
+void fixture_free(const void *p);
+
+/* ---- memory and data ---- */
+
+/* Exactly so many bytes, so that AddressSanitizer sees the first byte too far. Never NULL. */
 void *fixture_bytes(size_t bytes);
+void *fixture_copy(const void *from, size_t bytes);
 float *fixture_floats(size_t n, float size);            /* uniform in [-size, size], never the same twice in a row */
 uint32_t fixture_random(uint32_t below);
 void fixture_seed(uint64_t seed);
@@ -20,11 +41,34 @@ struct kern_weight fixture_weight(const struct kern_backend *b, const struct ker
 				  unsigned n_parts);
 void fixture_free_weight(struct kern_weight *w);
 
-/* Runs all parts of an op, last one first: their order must not matter. */
-void fixture_run(kern_op *op, const void *args, unsigned n_parts);
+/* ---- ops ---- */
 
-/* Every backend this machine has but the reference; NULL after the last. */
-const struct kern_backend *fixture_backend(unsigned i);
+/*
+ * Ways to run an op, numbered from 0: the first is the plain one, the others are the same in other parts, or, where the
+ * backend does its own splitting, as in a recorded step, whose extent is larger than the step.
+ */
+unsigned fixture_ways(const struct kern_backend *b);
+
+/* Runs all parts of an op, last one first: their order must not matter. Of a queued backend: until it is done. */
+void fixture_run(const struct kern_backend *b, kern_op *op, const void *args, unsigned way);
+
+struct fixture_step {
+	struct kern_step *step;
+	struct kern_extent extent;
+};
+
+/*
+ * A step as a backend wants it: copies of token, position, seq and segment (what is NULL stays so), and all that
+ * follows from them. What else it points to is the caller's. Positions follow from the sequences, if there are any;
+ * max_rank of the extent is left to the caller.
+ */
+struct fixture_step fixture_step(const struct kern_step *step, unsigned way);
+void fixture_free_step(struct fixture_step *s);
+
+/* The precision in which the reference makes the same products. */
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision);
+
+/* ---- comparisons ---- */
 
 /* max |a - b| <= tolerance * max(1, max |b|) */
 void fixture_close(const float *a, const float *b, size_t n, float tolerance, const char *what);

@@ -92,7 +92,6 @@ START_TEST(memory_is_counted)
 	ck_assert_int_eq(on->memory(device, &before, &total), 0);
 	limits.context = 8193;
 	ck_assert_int_eq(on->reserve(device, &limits), 0);
-	ck_assert_uint_eq(device->split_positions, 192);
 	limits.context = 4096;
 	ck_assert_int_eq(on->reserve(device, &limits), 0); /* in place of what was there */
 	ck_assert_int_eq(on->memory(device, &now, &total), 0);

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-from harness import Skipped, call, case, check, check_equal, together, until
+from harness import Daemon, Skipped, call, case, check, check_equal, together, until
 
 SEEDS = range(1, 9)
 NAMES = ("base", "r1-all", "r8-qv", "r24-bf16")
@@ -256,7 +256,7 @@ def gpu_that_fails_while_serving(world):
     for code, name, message_id in ((214, "ECC", ids[0]), (700, "IllegalAddress", ids[1]), (719, "LaunchFailure", ids[2]), (46, "Unavailable", ids[3])):
         with Journal() as journal:
             d = tiny.start("--precision", "f32", CUDASIM_FAIL=f"async:1500:{code}")
-            asked = [d.ctl_start("generate", "-n", 2000, "--ignore-eos", *of(n), "--tokens", "20,30,40") for n in NAMES]
+            asked = [d.ctl_start("generate", "--json", "-n", 2000, "--ignore-eos", *of(n), "--tokens", "20,30,40") for n in NAMES]
             ends = [c.communicate(timeout=60) + (c.returncode,) for c in asked]
             for out, err, status in ends:
                 check_equal(status, 1, f"status of a client ({err!r})")
@@ -272,13 +272,13 @@ def gpu_that_fails_while_serving(world):
 def gpu_launch_that_fails(world):
     tiny = Tiny(world)
     d = tiny.start("--precision", "f32", CUDASIM_FAIL="LaunchKernelExC:200:719")
-    d.ctl("generate", "-n", 200, "--ignore-eos", "--tokens", "20,30,40").refused("LaunchFailure")
+    d.ctl("generate", "--json", "-n", 200, "--ignore-eos", "--tokens", "20,30,40").refused("LaunchFailure")
     lost(d, ["LaunchFailure"])
 
 
 def refused_gpu(tiny, pattern, *args, **env):
     """With --device cuda one clear line and exit 1."""
-    d = tiny.world.daemon("--device", "cuda", *args, model=tiny.hf, start=False, program="tests/lorad-cudasim", env=env)
+    d = Daemon(tiny.world.build, tiny.hf, tiny.world.scratch, ("--device", "cuda", *args), program="tests/lorad-cudasim", env=env)
     got = call(d.command, 90, env=d.env)
     check_equal((got.status, got.out), (1, ""), f"status and stdout of {got}")
     check(re.search(pattern, got.err.rstrip("\n").rpartition("\n")[2]), f"the last line does not match /{pattern}/:", got)
@@ -292,7 +292,7 @@ def gpu_that_cannot_be_had(world):
     refused_gpu(tiny, "device: cuda:7: ", "--device", "cuda:7")
     refused_gpu(tiny, "the weights need .* of device memory, .* are free", CUDASIM_MEMORY="48M")
     refused_gpu(tiny, "device-memory: 4096 MiB asked for, .* MiB are available", "--device-memory", "4G", CUDASIM_MEMORY="1G")
-    refused_gpu(tiny, "device-memory: .* does not fit: .* MiB are free", "--device-memory", "600M", CUDASIM_MEMORY="1G")
+    refused_gpu(tiny, "device-memory: .* does not fit: .* MiB are free", "--device-memory", "900M", CUDASIM_MEMORY="1G")
     refused_gpu(tiny, "device: cuda:0: .*CUDA|device: cuda:0: ", CUDASIM_FAIL="cuda_api:1")
 
 

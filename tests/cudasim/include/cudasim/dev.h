@@ -69,7 +69,7 @@ __attribute__((unused)) static const struct cudasim_uint3 &blockDim = cudasim_vi
 __attribute__((unused)) static const struct cudasim_uint3 &gridDim = cudasim_view.grid_size;
 
 #define DEV_INLINE static inline __attribute__((always_inline))
-#define DEV_KERNEL(threads) void
+#define DEV_KERNEL(...) void
 #define DEV_BOUNDS(threads) cudasim_bounds(threads)
 
 /* A lambda, so that each expansion (and each instance of a template) has its own site. */
