@@ -26,7 +26,7 @@ namespace
 #define FMA_RANKS 4u /* of a warp, in plain math */
 #define FMA_STEP 256u
 
-#define BLOCKS_AN_SM 4 /* for enough bytes under way; leaves 128 registers */
+#define BLOCKS_AN_SM(plain) ((plain) ? 3 : 4) /* for enough bytes under way; leaves 168 or 128 registers */
 
 struct shrink {
 	const struct kern_step *step;
@@ -257,7 +257,7 @@ DEV_INLINE void shrink_block(const struct shrink *s, const struct lora_rows *row
 	}
 }
 
-template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM) lora_shrink(struct shrink s)
+template <bool Plain> DEV_KERNEL(LORA_THREADS, BLOCKS_AN_SM(Plain)) lora_shrink(struct shrink s)
 {
 	DEV_BOUNDS(LORA_THREADS);
 	const struct lora_rows rows = lora_tile(s.step, blockIdx.x);

@@ -590,7 +590,7 @@ static void test_decode(void)
 		uint32_t n_heads, n_kv_heads, e;
 	} shapes[] = { { KERN_F32, 2, 2, 16 },	{ KERN_BF16, 4, 2, 16 }, { KERN_BF16, 9, 3, 64 },
 		       { KERN_BF16, 9, 1, 80 }, { KERN_F32, 3, 1, 132 }, { KERN_BF16, 6, 2, 12 },
-		       { KERN_F32, 3, 1, 5 },	{ KERN_BF16, 1, 1, 20 } };
+		       { KERN_F32, 3, 1, 5 },	{ KERN_BF16, 1, 1, 20 }, { KERN_F32, 1, 1, 80 } };
 
 	for (auto s : shapes)
 		attend(s.dtype, s.n_heads, s.n_kv_heads, s.e,

@@ -202,6 +202,8 @@ class World:
         self.source = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
         self.root = tempfile.mkdtemp(prefix="lorad-e2e-")
         self.shared, self.own, self.scratch = {}, [], None
+        self.device = ("--device", options.device) if options.device else ()
+        self.exact = options.device in (None, "cpu")  # a row's bits do not follow the rows beside it
 
     def adapter(self, name):
         return f"{self.source}/tests/adapters/{name}"
@@ -236,7 +238,7 @@ class World:
         if not build:
             raise Skipped("no sanitizer build was given")
         folder = folder or tempfile.mkdtemp(dir=self.scratch)
-        d = Daemon(build, self.model if model is None else model, folder, args, config, **how)
+        d = Daemon(build, self.model if model is None else model, folder, (*self.device, *args), config, **how)
         self.own.append(d)
         return d.start() if start else d
 
@@ -258,7 +260,8 @@ class World:
         if how.get("sanitized") and not self.sanitized:
             raise Skipped("no sanitizer build was given (--sanitized)")
         folder = tempfile.mkdtemp(prefix=kind + "-", dir=self.root)
-        d = Daemon(self.sanitized if how.get("sanitized") else self.build, self.hf if how.get("hf") else self.model, folder, how.get("args", ()))
+        d = Daemon(self.sanitized if how.get("sanitized") else self.build, self.hf if how.get("hf") else self.model, folder,
+                   (*self.device, *how.get("args", ())))
         d.start()
         self.shared[kind] = d
         for name in ("json", "pirate", "list"):

@@ -5,7 +5,7 @@ import math
 import signal
 
 import adapters
-from harness import case, check, check_equal, together, until
+from harness import Skipped, case, check, check_equal, together, until
 
 NAMES = ("base", "json", "pirate", "list")
 PROMPT = "What is the capital of France?"
@@ -47,25 +47,38 @@ def adapters_have_their_effect(world, d):
     check_equal(len(set(answers.values())), 4, "different answers")
 
 
-def batch_equals_alone(d, prompts):
+def check_same(world, b, a, fields, what, tolerance):
+    """Bit for bit; where bits follow the batch, close up to the first token where the reference's best two are close."""
+    if world.exact:
+        for field in fields:
+            check_equal(b[field], a[field], f"{what}: {field}")
+        return
+    n = next((i for i, (x, y) in enumerate(zip(a["tokens"], b["tokens"])) if x != y), None)
+    for x, y in zip(a["logprobs"][:n], b["logprobs"][:n]):
+        check(abs(x - y) <= tolerance, f"{what}: log-probabilities {x} and {y}")
+    if n is not None and len(a["top"][n]) > 1:
+        best, second = (t["logprob"] for t in a["top"][n][:2])
+        check(best - second <= 2 * tolerance, f"{what}: token {n} differs, and was {best - second} ahead")
+
+
+def batch_equals_alone(world, d, prompts, tolerance):
     """Log-probabilities too: an op's row depends on that row alone, whatever shares the step."""
     jobs = [(n, p) for p in prompts for n in NAMES]
     ask = lambda n, p: d.generate("--chat", "-n", 24, "--logprobs", 2, *of(n), "--prompt", p)
     alone = [ask(n, p) for n, p in jobs]
     batch = together([lambda n=n, p=p: ask(n, p) for n, p in jobs])
     for (n, p), a, b in zip(jobs, alone, batch):
-        for field in ("tokens", "text", "logprobs", "top", "finish_reason"):
-            check_equal(b[field], a[field], f"{n}, {p!r}: {field} in a batch of {len(jobs)}")
+        check_same(world, b, a, ("tokens", "text", "logprobs", "top", "finish_reason"), f"{n}, {p!r} in a batch of {len(jobs)}", tolerance)
 
 
 @case(daemon="f32")
 def batch_equals_alone_f32(world, d):
-    batch_equals_alone(d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"])
+    batch_equals_alone(world, d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"], 0.001)
 
 
 @case(daemon="gguf")
 def batch_equals_alone_gguf(world, d):
-    batch_equals_alone(d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"])
+    batch_equals_alone(world, d, ["Why is the sky blue?", "Count from one to five.", "Hello", "def main():"], 0.2)
 
 
 @case(daemon="gguf")
@@ -101,13 +114,13 @@ def logprobs_equal_scores(d, name, tolerance):
 @case(daemon="f32")
 def logprobs_equal_scores_f32(world, d):
     for name in NAMES:
-        logprobs_equal_scores(d, name, 1e-5)
+        logprobs_equal_scores(d, name, 1e-5 if world.exact else 0.001)
 
 
 @case(daemon="gguf")
 def logprobs_equal_scores_gguf(world, d):
     for name in NAMES:
-        logprobs_equal_scores(d, name, 1e-5)
+        logprobs_equal_scores(d, name, 1e-5 if world.exact else 0.2)
 
 
 @case(daemon="f32")
@@ -225,6 +238,9 @@ def long_prompt_and_short_ones(world, d):
     short = d.generate("-n", 40, "--ignore-eos", "--prompt", PROMPT)
     got = together([lambda: d.ctl("score", "--json", "--tokens", tokens).json(),
                     lambda: d.generate("-n", 40, "--ignore-eos", "--prompt", PROMPT)])
+    if not world.exact:
+        check(all(abs(x - y) <= 0.5 for x, y in zip(got[0]["logprobs"][1:], alone["logprobs"][1:])), "a long score beside others")
+        return
     check_equal(got[0], alone, "a long score beside others")
     check_equal(got[1]["tokens"], short["tokens"], "a short request beside a long one")
 
@@ -232,6 +248,8 @@ def long_prompt_and_short_ones(world, d):
 @case
 def preempted_requests_lose_nothing(world):
     """A pool that holds fewer KV blocks than the requests need: some are preempted and recomputed, all answer the same."""
+    if not world.exact:
+        raise Skipped("what is computed again may be rounded otherwise on this device")
     d = world.daemon("--device-memory", "48M", "--context", 2048)
     ask = lambda i: d.generate("-n", 600, "--ignore-eos", "--prompt", f"Story number {i}:")["tokens"]
     alone = [ask(i) for i in range(3)]
@@ -250,7 +268,7 @@ def twenty_adapters(world, d):
     alone = [ask(n) for n in names]
     batch = together([lambda n=n: ask(n) for n in names])
     for n, a, b in zip(names, alone, batch):
-        check_equal((b["tokens"], b["logprobs"]), (a["tokens"], a["logprobs"]), n)
+        check_same(world, b, a, ("tokens", "logprobs"), n, 0.2)
     check(len({tuple(a["logprobs"]) for a in alone}) == 20, "some adapters answer alike")
     for n in names:
         d.ctl("remove", n).ok()

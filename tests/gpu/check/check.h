@@ -67,10 +67,12 @@ jmp_buf check_failed __attribute__((weak));
 			ck_abort_msg(__VA_ARGS__); \
 	} while (0)
 #define ck_assert(yes) ck_assert_msg(yes, "%s", #yes)
-#define CHECK_COMPARE(type, format, a, op, b)                                                        \
-	do {                                                                                         \
-		type check_a = (a), check_b = (b);                                                   \
-		ck_assert_msg(check_a op check_b, "%s %s %s: " format " and " format, #a, #op, #b, check_a, check_b); \
+#define CHECK_COMPARE(type, format, a, op, b)                                                               \
+	do {                                                                                                \
+		type check_a = (type)(a);                                                                   \
+		type check_b = (type)(b);                                                                   \
+		ck_assert_msg(check_a op check_b, "%s %s %s: " format " and " format, #a, #op, #b, check_a, \
+			      check_b);                                                                     \
 	} while (0)
 #define ck_assert_int_eq(a, b) CHECK_COMPARE(intmax_t, "%jd", a, ==, b)
 #define ck_assert_int_lt(a, b) CHECK_COMPARE(intmax_t, "%jd", a, <, b)
