@@ -14,3 +14,6 @@ endif
 dist_check_SCRIPTS += tests/gpu/check-counts
 TESTS += tests/gpu/check-counts
 EXTRA_DIST += tests/gpu/cost.py tests/gpu/cost-model tests/gpu/kernel-report
+
+# On a GPU, without this build: tests/gpu/run.
+EXTRA_DIST += tests/gpu/run tests/gpu/serve tests/gpu/probe.cu tests/gpu/bench-ops.c tests/gpu/no-simulator.c tests/gpu/check/check.h
