@@ -67,7 +67,6 @@ void cache_note_load(struct cache_adapter *adapter);
 /* upload.c; all without the lock */
 int cache_make_usable(struct cache_adapter *adapter, const void *host, struct diag *diag); /* the payload's modules */
 int cache_upload(struct cache_adapter *adapter);          /* after adapter->uploading was set: 0, -errno */
-void cache_join_uploads(struct cache *cache);             /* ended uploads become usable */
 void cache_wait_uploads(struct cache *cache);             /* before the end: until none is under way */
 
 #endif

@@ -24,8 +24,8 @@
  * A page-in that fails is told to those who had a reference when it failed, once each; whoever comes later makes a new
  * attempt. A page-in nobody waits for any more is completed all the same and stays as evictable.
  *
- * Threads: get, put, hold and unhold come from any thread; a page-in ends on the pager's, an upload on one of the device's
- * library (upload.c). One mutex, never held across disk access or a call of the device: the store is asked before it is
+ * Threads: hold and poll are for the thread that runs steps, since they speak to the device in line with these; all else
+ * comes from any thread. A page-in ends on the pager's, an upload on one of the device's library (upload.c). One mutex, never held across disk access or a call of the device: the store is asked before it is
  * taken, uploads start after it was given back.
  */
 #include "daemon/cache/cache.h"
@@ -368,7 +368,7 @@ int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *
 	bool upload = false;
 	int r;
 
-	cache_join_uploads(cache);
+	cache_poll(cache);
 	pthread_mutex_lock(&cache->lock);
 	assert(adapter->refs > 0);
 	r = fault(adapter, &upload, diag);
@@ -431,7 +431,6 @@ static int fault_digest(struct cache *cache, const struct store_digest *digest, 
 	r = store_record(cache->options.store, digest, &record);
 	if (r)
 		return r == STORE_E_NOT_FOUND ? CACHE_E_NOT_FOUND : r > 0 ? CACHE_E_FAILED : error_trace(r);
-	cache_join_uploads(cache);
 	pthread_mutex_lock(&cache->lock);
 	adapter = find_or_add(cache, &record);
 	if (adapter) {

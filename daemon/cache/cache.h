@@ -57,7 +57,11 @@ DEFINE_CLEANUP(struct cache *, cache_free)
 int cache_get(struct cache *cache, const struct store_digest *digest, struct cache_adapter **ret);
 struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapter);
 
-/* Make it resident and hold it there: CACHE_OK holds, all other results do not. Unhold lets it be evicted again. */
+/* Once a turn, on the thread that runs steps: what has arrived on the device since becomes usable. */
+void cache_poll(struct cache *cache);
+
+/* Make it resident and hold it there: CACHE_OK holds, all other results do not. Unhold lets it be evicted again. On the
+ * thread that runs steps. */
 int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *diag);
 void cache_unhold(struct cache *cache, struct cache_adapter *adapter);
 

@@ -3,8 +3,8 @@
  * From the host tier to the device
  *
  * A copy travels as it lies: the payload, and behind it the module table with the matrices' device addresses. Uploads run
- * beside the steps. One ends on a thread of the device's library, which only puts it on a list; it becomes usable when
- * somebody asks the cache next: the device is told to let later ops see it (join), and only then can it be held. So no
+ * beside the steps. One ends on a thread of the device's library, which only puts it on a list; it becomes usable at the
+ * next turn of the scheduler: the device is told to let later ops see it (join), and only then can it be held. So no
  * step ever waits for an upload.
  *
  * A device that failed ends no upload any more. The daemon then ends, and cache_wait_uploads() does not wait.
@@ -104,8 +104,13 @@ static struct cache_adapter *take_uploaded(struct cache *cache)
 	return adapter;
 }
 
-/** cache_join_uploads() - make usable what has arrived; without the lock, which upload_done() takes */
-void cache_join_uploads(struct cache *cache)
+/**
+ * cache_poll() - make usable what has arrived
+ *
+ * On the thread that runs steps, between two of them: a join stands in line with the ops and must not get into a recording.
+ * Called without the lock, which upload_done() takes.
+ */
+void cache_poll(struct cache *cache)
 {
 	struct cache_adapter *adapter;
 
@@ -137,7 +142,7 @@ void cache_wait_uploads(struct cache *cache)
 	const struct timespec pause = { .tv_nsec = LOOK_NS };
 	struct kern_failure failure = { 0 };
 
-	for (cache_join_uploads(cache); any_uploading(cache) && !failure.code; cache_join_uploads(cache)) {
+	for (cache_poll(cache); any_uploading(cache) && !failure.code; cache_poll(cache)) {
 		(void)cache->options.memory->fence(cache->options.device);
 		cache->options.memory->failure(cache->options.device, &failure);
 		(void)clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);

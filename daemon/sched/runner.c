@@ -2,8 +2,8 @@
 /*
  * One turn of the step loop
  *
- *   send what found no room before -> start who can -> KV blocks for everyone -> share out the rows -> run the step
- *   -> results to answers -> wake each client once
+ *   take in what was uploaded -> send what found no room before -> start who can -> KV blocks for everyone -> share out
+ *   the rows -> run the step -> results to answers -> wake each client once
  *
  * Requests that share a step need nothing in common: not the adapter, not the phase, not the kind.
  */
@@ -165,6 +165,7 @@ enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 
 	if (engine->lost.code)
 		engine_fail_all(engine, EIO, "the device failed, the daemon is ending");
+	cache_poll(engine->options.cache);
 	engine_send_unsent(engine, now_ns);
 	engine_start_waiting(engine, now_ns);
 	engine_reserve_kv(engine);

@@ -185,7 +185,7 @@ class Daemon:
     def kill(self):
         if self.alive():
             self.process.kill()
-        if self.process:
+        if self.process and not self.process.stdout.closed:
             self.process.communicate()
 
     def sanitizer_reports(self):

@@ -389,6 +389,11 @@ struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapt
 	return NULL;
 }
 
+void cache_poll(struct cache *cache)
+{
+	(void)cache;
+}
+
 int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
 {
 	(void)cache;

@@ -138,6 +138,22 @@ def gpu_pages_in_and_evicts(world):
 
 
 @case
+def gpu_prefetches_while_idle(world):
+    """A prefetch and a pin reach the device though nobody asks for an answer; with recorded steps running meanwhile too."""
+    tiny = Tiny(world)
+    for seed in SEEDS:
+        d = tiny.start("--precision", "f32", "--cuda-graphs", "on", seed=seed)
+        d.ctl("prefetch", "r8-qv").ok()
+        d.ctl("pin", "r1-all").ok()
+        until(lambda: [d.names()[n]["state"] for n in ("r8-qv", "r1-all")] == ["device"] * 2, what="both on the device")
+        busy = d.ctl_start("generate", "--json", "-n", 40, "--ignore-eos", "--tokens", "20,30,40")
+        d.ctl("prefetch", "r24-bf16").ok()
+        until(lambda: d.names()["r24-bf16"]["state"] == "device", what="the third on the device")
+        check_equal(busy.communicate(timeout=60)[1] + str(busy.returncode).encode(), b"0", "the request meanwhile")
+        d.term()
+
+
+@case
 def gpu_preempts(world):
     """Five KV blocks (192 KiB for 64 tokens) for three requests of two: the youngest yields and is computed again."""
     tiny = Tiny(world)
