@@ -31,8 +31,9 @@ CUDA_KERNELS = \
 	kernels/cuda/swiglu.cu
 EXTRA_DIST += $(CUDA_KERNELS) kernels/cuda/lora.h kernels/cuda/quant.h kernels/cuda/sample.h
 
+# The programs are linked by the C compiler, without the C++ runtime: hence the last line.
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo $(NVCC_ARCHS) -Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage \
-	-Xcompiler -Wall,-Wextra,-fPIE,-fno-exceptions,-fno-rtti -I$(top_srcdir)
+	-Xcompiler -Wall,-Wextra,-fPIE,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics -I$(top_srcdir)
 
 if CUDA
 noinst_LIBRARIES += kernels/cuda/libcuda.a

@@ -157,7 +157,7 @@ def gpu_prefetches_while_idle(world):
 def gpu_preempts(world):
     """Five KV blocks (192 KiB for 64 tokens) for three requests of two: the youngest yields and is computed again."""
     tiny = Tiny(world)
-    jobs = [(n, t, 6) for n, t in zip(("base", "r1-all", "r8-qv"), texts(3, 61))]
+    jobs = [(n, t, 20) for n, t in zip(("base", "r1-all", "r8-qv"), texts(3, 61))]
     alone = None
     for seed in SEEDS:
         d = tiny.start("--precision", "f32", "--device-memory", "1280K", "--context", "128", seed=seed)
