@@ -161,6 +161,7 @@ def gpu_preempts(world):
     alone = None
     for seed in SEEDS:
         d = tiny.start("--precision", "f32", "--device-memory", "1280K", "--context", "128", seed=seed)
+        generated(d, [(n, "20,30", 1) for n, _, _ in jobs])  # have the adapters there: nobody is to get ahead
         alone = alone or [generated(d, [job])[0] for job in jobs]
         check_equal(generated(d, jobs), alone, f"seed {seed}")
         check(d.status()["requests"]["preempted"] > 0, "nobody was preempted")
