@@ -25,8 +25,9 @@
  * attempt. A page-in nobody waits for any more is completed all the same and stays as evictable.
  *
  * Threads: hold and poll are for the thread that runs steps, since they speak to the device in line with these; all else
- * comes from any thread. A page-in ends on the pager's, an upload on one of the device's library (upload.c). One mutex, never held across disk access or a call of the device: the store is asked before it is
- * taken, uploads start after it was given back.
+ * comes from any thread. A page-in ends on the pager's, an upload on one of the device's library (upload.c). One mutex,
+ * never held across disk access or a call of the device: the store is asked before it is taken, uploads start after it
+ * was given back.
  */
 #include "daemon/cache/cache.h"
 
@@ -123,7 +124,6 @@ static bool prepare_upload(struct cache_adapter *adapter)
 	if (adapter->copy[TIER_DEVICE].taken || cache_alloc(adapter, TIER_DEVICE) != POOL_OK)
 		return false;
 	adapter->uploading = true;
-	adapter->began_ns = adapter->began_ns ? adapter->began_ns : clock_ns();
 	++adapter->cache->stats.loading;
 	return true;
 }
@@ -153,6 +153,8 @@ static void start_upload(struct cache_adapter *adapter)
 	}
 	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
+	if (r != -EAGAIN) /* then an upload that ends will tell */
+		changed(cache);
 }
 
 /* On the pager's thread. While a version is read nobody else touches its load and its memory. */
@@ -174,6 +176,7 @@ static void load_done(struct pager_load *load, int result)
 		cache_drop(adapter, cache->lowest);
 	} else {
 		++cache->stats.loads;
+		adapter->began_ns = load->started_ns; /* not the wait for its turn */
 		adapter->copy[cache->lowest].present = true;
 		if (cache->lowest == TIER_DEVICE) {
 			cache_note_load(adapter);
@@ -195,7 +198,6 @@ static void start_load(struct cache_adapter *adapter)
 	struct cache *cache = adapter->cache;
 
 	adapter->reading = true;
-	adapter->began_ns = clock_ns();
 	++cache->stats.loading;
 	adapter->load = (struct pager_load){
 		.digest = adapter->record.digest,
@@ -241,7 +243,7 @@ static int fault(struct cache_adapter *adapter, bool *ret_upload, struct diag *d
 	if (r)
 		return r;
 	if (adapter->copy[TIER_HOST].present) {
-		adapter->began_ns = 0;
+		adapter->began_ns = clock_ns();
 		*ret_upload = prepare_upload(adapter);
 		if (*ret_upload)
 			return CACHE_E_PENDING;

@@ -114,6 +114,8 @@ void cache_poll(struct cache *cache)
 {
 	struct cache_adapter *adapter;
 
+	if (!cache->options.host_pool)
+		return; /* nothing is ever uploaded */
 	while ((adapter = take_uploaded(cache))) {
 		/* still marked as uploading: nobody else touches it. A device that failed tells so at the step's fence. */
 		(void)cache->options.memory->join(cache->options.device, &adapter->upload);

@@ -83,7 +83,6 @@ static int alloc_shared(struct batch *b, size_t bytes, void **ret_host, void **r
 		free(host);
 		return error_origin(r);
 	}
-	memset(host, 0, bytes);
 	(void)b->ops->register_host(b->device, host, aligned(bytes)); /* refused: slower */
 	*ret_host = host;
 	*ret_device = device;
