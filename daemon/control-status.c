@@ -17,7 +17,6 @@ static const char *precision_name(enum kern_precision precision)
 	case KERN_PRECISION_BF16:
 		return "bf16";
 	case KERN_PRECISION_INT8:
-	case KERN_PRECISION_INT8X2:
 		return "int8";
 	case _KERN_PRECISION_N:
 		break;

@@ -42,13 +42,12 @@ enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's 
 
 /*
  * What products of activations and weights are made in; sums are f32 (int8: i32 per block of 32). A GPU keeps quantised
- * weights quantised under INT8 and INT8X2 too, but decodes them to bf16 as it multiplies: it is as exact as BF16 there.
+ * weights quantised under INT8 too, but decodes them to bf16 as it multiplies: it is as exact as BF16 there.
  */
 enum kern_precision {
 	KERN_PRECISION_F32,  /* exact path: weights decoded to f32 */
 	KERN_PRECISION_BF16, /* weights and activations rounded to bf16 */
 	KERN_PRECISION_INT8, /* quantised weights as they are x int8 activations; other weights as BF16 */
-	KERN_PRECISION_INT8X2, /* INT8 with each activation as two int8 numbers, its value and what rounding left of it */
 	_KERN_PRECISION_N,
 };
 

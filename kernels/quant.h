@@ -16,6 +16,13 @@
  * int8 activations (struct quant_q8) are ours: 32 numbers of a row share the f32 scale max|x| / 127; the sum of the
  * codes stands beside them because a weight's minimum multiplies it: sum((d c + m) q s) = s (d sum(c q) + m sum(q)).
  * With unsigned codes the minimum is -8 d in Q4_0 and -128 d in Q8_0: for these the sum stands there as an integer too.
+ *
+ * An encoding's error is uniform in +-scale / 2. Where one number of a block is large its 31 neighbours lose what they
+ * had, and models rely on such outliers. So blocks whose scale is more than QUANT_COARSE of the row's root mean square are
+ * encoded twice: what the first encoding left is encoded in turn, together about 15 bits. Measured on SmolLM2 Q4_1 with
+ * tests/unit/test-model-golden, mean and largest difference of a token's log-probability from f32 over the base and ten
+ * adapters: no block twice 0.063, 1.02 (and the model names songs when it is asked for the capital of France); every block
+ * of q, k, v and down 0.041, 0.39; blocks beyond 0.05, one in fourteen, 0.040, 0.42; beyond 0.03, one in five, 0.034, 0.35.
  */
 #ifndef LORAD_KERNELS_QUANT_H
 #define LORAD_KERNELS_QUANT_H
@@ -158,7 +165,15 @@ static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 	quant_set_sums(ret, most, sum);
 }
 
-/* What encoding left of 32 numbers, to be encoded in turn: together about 15 bits. */
+#define QUANT_COARSE 0.05f
+
+/* The scale from which on a block of a row is encoded twice. */
+static inline float quant_coarse(float sum_of_squares, uint32_t cols)
+{
+	return QUANT_COARSE * sqrtf(sum_of_squares / (float)cols);
+}
+
+/* What encoding left of 32 numbers. */
 static inline void quant_rest_q8(const float *x, const struct quant_q8 *q, float *ret)
 {
 	for (unsigned j = 0; j < QUANT_BLOCK; j++)

@@ -16,7 +16,7 @@
 
 kern_op sample_scalar; /* sample.c */
 
-enum activation { ACTIVATION_F32, ACTIVATION_Q8, ACTIVATION_Q8X2 }; /* X2: two struct quant_q8 a block */
+enum activation { ACTIVATION_F32, ACTIVATION_Q8 }; /* Q8: two struct quant_q8 a block, its values and its rest or zero */
 
 static enum kern_dtype weight_dtype(const struct kern_weight *w)
 {
@@ -36,15 +36,13 @@ static int ref_weight_plan(struct kern_device *device, const struct kern_matrix 
 	(void)device;
 	if (r < 0)
 		return r;
-	if (precision >= KERN_PRECISION_INT8 && !quant_is_blocks(m->dtype))
+	if (precision == KERN_PRECISION_INT8 && !quant_is_blocks(m->dtype))
 		precision = KERN_PRECISION_BF16;
 	*ret = (struct kern_weight){
 		.rows = m->rows,
 		.cols = m->cols,
 		.layout = (uint8_t)(m->dtype + 16 * (unsigned)precision),
-		.activation = precision == KERN_PRECISION_INT8   ? ACTIVATION_Q8 :
-			      precision == KERN_PRECISION_INT8X2 ? ACTIVATION_Q8X2 :
-								   ACTIVATION_F32,
+		.activation = precision == KERN_PRECISION_INT8 ? ACTIVATION_Q8 : ACTIVATION_F32,
 		.grain = 1,
 		.grain_bytes = kern_row_bytes(m->dtype, m->cols),
 		.bytes = m->permuted_head ? m->rows * kern_row_bytes(m->dtype, m->cols) : 0,
@@ -68,7 +66,7 @@ static void ref_weight_release(struct kern_weight *w)
 
 static size_t ref_activation_bytes(uint8_t activation, uint32_t cols)
 {
-	return cols / QUANT_BLOCK * sizeof(struct quant_q8) * activation; /* F32: 0, Q8: 1, Q8X2: 2 encodings */
+	return activation == ACTIVATION_Q8 ? cols / QUANT_BLOCK * 2 * sizeof(struct quant_q8) : 0;
 }
 
 /* Columns [first, first + n) of a weight's row, in the precision its products are made in. */
@@ -108,6 +106,23 @@ static void ref_rms_norm(struct kern_device *device, const void *args, unsigned 
 	}
 }
 
+/* Every block, and after it its rest where the row's root mean square says that it counts (quant.h), else zeros. */
+static void encode_row(const float *x, uint32_t cols, struct quant_q8 *to)
+{
+	float squares = 0, rest[QUANT_BLOCK];
+
+	for (uint32_t k = 0; k < cols; k++)
+		squares += x[k] * x[k];
+	for (uint32_t k = 0; k < cols; k += QUANT_BLOCK, to += 2) {
+		quant_encode_q8(x + k, &to[0]);
+		to[1] = (struct quant_q8){ 0 };
+		if (to[0].scale > quant_coarse(squares, cols)) {
+			quant_rest_q8(x + k, &to[0], rest);
+			quant_encode_q8(rest, &to[1]);
+		}
+	}
+}
+
 static void ref_activate(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_activate *a = args;
@@ -117,17 +132,9 @@ static void ref_activate(struct kern_device *device, const void *args, unsigned 
 	if (a->activation == ACTIVATION_F32)
 		return;
 	assert(a->cols % QUANT_BLOCK == 0);
-	for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++) {
-		struct quant_q8 *to = (struct quant_q8 *)a->to + (size_t)i * a->activation;
-		const float *x = a->x + (size_t)i * QUANT_BLOCK;
-		float rest[QUANT_BLOCK];
-
-		quant_encode_q8(x, to);
-		if (a->activation == ACTIVATION_Q8)
-			continue;
-		quant_rest_q8(x, to, rest);
-		quant_encode_q8(rest, to + 1);
-	}
+	for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
+		encode_row(a->x + (size_t)i * a->cols, a->cols,
+			   (struct quant_q8 *)a->to + (size_t)i * 2 * (a->cols / QUANT_BLOCK));
 }
 
 /* One block of 32 weights times one of activations, both as integers. */
@@ -147,14 +154,14 @@ static float dot_codes(enum kern_dtype dtype, const void *block, const struct qu
 static void dot_int8(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
 {
 	enum kern_dtype dtype = weight_dtype(a->w);
-	uint32_t blocks = a->w->cols / QUANT_BLOCK, encodings = a->w->activation, width = blocks * encodings;
+	uint32_t blocks = a->w->cols / QUANT_BLOCK, width = 2 * blocks;
 	size_t row_bytes = kern_row_bytes(dtype, a->w->cols);
 	const uint8_t *w = (const uint8_t *)a->w->data + o * row_bytes;
 	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * width;
 
 	for (uint32_t i = 0; i < n; i++)
 		for (uint32_t b = 0; b < width; b++)
-			sum[i] += dot_codes(dtype, w + b / encodings * (row_bytes / blocks), x + (size_t)i * width + b);
+			sum[i] += dot_codes(dtype, w + b / 2 * (row_bytes / blocks), x + (size_t)i * width + b);
 }
 
 static void dot_float(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)

@@ -13,22 +13,31 @@
  * with four signed activations that are the same in every lane. What Q4_0 and Q8_0 subtract from every code is
  * subtracted as 8 (128) times the sum of the activations, exactly, by starting the integer sum there.
  *
- * With X86_INT8X2 a row has two encodings of every block, its values and what rounding left of them; both meet the same
- * codes, which the second finds in the cache.
- *
  * A register tile is up to ROWS activation rows x VECTORS vectors of outputs. Each of its sums goes over the blocks in
- * order and takes no part in another's, so that the tile's shape never shows in the result.
+ * order, then over the second encodings that its rows have (quant.h), and takes no part in another's. A row without the
+ * second encoding that its neighbour has finds zeros there, so that the tile's shape never shows in the result.
+ *
+ * Rows are taken STRIP bytes at a time past all panels: their encodings stay in the second-level cache, while a panel
+ * (a few KB) is read from it, or from memory, once a strip.
  */
 #include "kernels/x86.h"
 
 #define VECTORS 2
+#ifndef ROWS
 #define ROWS (VEC_REGISTERS == 32 ? 6 : 2)
+#endif
+#define STRIP ((size_t)96 << 10)
 
 struct tile {
 	const uint8_t *panel[VECTORS]; /* the vector's first block; halves of one panel with VL 8 */
-	const struct quant_q8 *x;      /* first row */
-	uint32_t width;                /* encoded blocks of a row: one, or with X86_INT8X2 two, a block of columns */
+	const uint8_t *x;              /* first row: x86_int8_bytes() */
+	size_t x_bytes;                /* from row to row */
 };
+
+INLINE const struct quant_q8 *encoded(const struct tile *t, unsigned i, uint32_t e)
+{
+	return (const struct quant_q8 *)(const void *)(t->x + i * t->x_bytes) + e;
+}
 
 /* Four unsigned codes of each lane times four signed activations, added up over a block. */
 #ifdef __AVX512VNNI__
@@ -115,7 +124,7 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 	UNROLL for (unsigned v = 0; v < vectors; v++)
 		w[v] = t->panel[v] + b * x86_block_bytes(layout);
 	UNROLL for (unsigned i = 0; i < rows; i++) {
-		const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
+		const struct quant_q8 *x = encoded(t, i, e);
 		start[i] = layout == X86_Q4_1 ? 0 : layout == X86_Q4_0 ? x->minus8 : x->minus128;
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			dot_begin(&dot[i][v], start[i]);
@@ -125,7 +134,7 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			codes[v] = v_iload(w[v] + 64 * k);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
+			const struct quant_q8 *x = encoded(t, i, e);
 			UNROLL for (unsigned v = 0; v < vectors; v++) {
 				if (bytes) {
 					dot_bytes(&dot[i][v], codes[v], v_iset(four(x, k)));
@@ -140,7 +149,7 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 		const uint8_t *scales = w[v] + 64 * groups - (VL < PANEL ? 16 * v : 0);
 		vf d = v_load_f16(scales);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = t->x + (size_t)i * t->width + e;
+			const struct quant_q8 *x = encoded(t, i, e);
 			vf product = v_mul(dot_end(&dot[i][v], bytes, start[i]), v_set(x->scale));
 			sum[i][v] = v_fma(product, d, sum[i][v]);
 			if (layout == X86_Q4_1)
@@ -149,15 +158,30 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 	}
 }
 
+/* The second encodings: blocks that any of the rows has one of. */
+INLINE void run_rest(const struct tile *t, uint32_t blocks, enum x86_layout layout, unsigned rows, unsigned vectors,
+		     vf (*sum)[VECTORS])
+{
+	for (uint32_t first = 0; first < blocks; first += 64) {
+		uint64_t twice = 0;
+		UNROLL for (unsigned i = 0; i < rows; i++)
+			twice |= x86_int8_twice(encoded(t, i, 0), blocks)[first / 64];
+		for (; twice; twice &= twice - 1) {
+			uint32_t b = first + (uint32_t)__builtin_ctzll(twice);
+			block(t, b, blocks + b, layout, rows, vectors, sum);
+		}
+	}
+}
+
 /* Rows [row, row + rows) of the outputs from output `out` on. */
-INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned encodings,
-		     unsigned rows, unsigned vectors)
+INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned rows,
+		     unsigned vectors)
 {
 	uint32_t blocks = a->w->cols / QUANT_BLOCK;
-	uint32_t width = blocks * encodings;
-	struct tile t = { .x = (const struct quant_q8 *)a->activated + (size_t)row * width, .width = width };
+	struct tile t = { .x_bytes = x86_int8_bytes(blocks) };
 	vf sum[ROWS][VECTORS];
 
+	t.x = (const uint8_t *)a->activated + row * t.x_bytes;
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
 		uint32_t o = out + v * VL;
 		t.panel[v] = (const uint8_t *)a->w->data + o / PANEL * x86_panel_bytes(layout, a->w->cols) + o % PANEL * 4;
@@ -166,51 +190,46 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			sum[i][v] = v_zero();
 	for (uint32_t b = 0; b < blocks; b++)
-		UNROLL for (unsigned e = 0; e < encodings; e++)
-			block(&t, b, b * encodings + e, layout, rows, vectors, sum);
+		block(&t, b, b, layout, rows, vectors, sum);
+	run_rest(&t, blocks, layout, rows, vectors, sum);
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			x86_store(a, row + i, out + v * VL, sum[i][v]);
 }
 
-INLINE void run_rows(const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned encodings, unsigned vectors)
+INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, uint32_t out, enum x86_layout layout,
+		     unsigned vectors)
 {
-	uint32_t row = 0;
-
-	for (; row + ROWS <= a->n; row += ROWS)
-		run_tile(a, row, out, layout, encodings, ROWS, vectors);
-	for (; ROWS > 4 && row + 4 <= a->n; row += 4)
-		run_tile(a, row, out, layout, encodings, ROWS > 4 ? 4 : 1, vectors);
-	for (; ROWS > 2 && row + 2 <= a->n; row += 2)
-		run_tile(a, row, out, layout, encodings, ROWS > 2 ? 2 : 1, vectors);
-	for (; row < a->n; row++)
-		run_tile(a, row, out, layout, encodings, 1, vectors);
+	for (; row + ROWS <= end; row += ROWS)
+		run_tile(a, row, out, layout, ROWS, vectors);
+	for (; ROWS > 4 && row + 4 <= end; row += 4)
+		run_tile(a, row, out, layout, ROWS > 4 ? 4 : 1, vectors);
+	for (; ROWS > 2 && row + 2 <= end; row += 2)
+		run_tile(a, row, out, layout, ROWS > 2 ? 2 : 1, vectors);
+	for (; row < end; row++)
+		run_tile(a, row, out, layout, 1, vectors);
 }
 
-INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout, unsigned encodings)
+INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
 {
-	uint32_t out = first * PANEL;
+	uint32_t strip = (uint32_t)(STRIP / x86_int8_bytes(a->w->cols / QUANT_BLOCK)) / ROWS * ROWS;
 
-	for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
-		run_rows(a, out, layout, encodings, VECTORS);
-	for (; out < end * PANEL; out += VL)
-		run_rows(a, out, layout, encodings, 1);
-}
-
-INLINE void run_encoded(const struct kern_matmul *a, uint32_t first, uint32_t end, unsigned encodings)
-{
-	if (a->w->layout == X86_Q8_0)
-		run_panels(a, first, end, X86_Q8_0, encodings);
-	else if (a->w->layout == X86_Q4_0)
-		run_panels(a, first, end, X86_Q4_0, encodings);
-	else
-		run_panels(a, first, end, X86_Q4_1, encodings);
+	strip = strip ? strip : ROWS;
+	for (uint32_t row = 0; row < a->n; row += strip) {
+		uint32_t row_end = a->n - row < strip ? a->n : row + strip, out = first * PANEL;
+		for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
+			run_rows(a, row, row_end, out, layout, VECTORS);
+		for (; out < end * PANEL; out += VL)
+			run_rows(a, row, row_end, out, layout, 1);
+	}
 }
 
 void X86(matmul_quant)(const struct kern_matmul *a, uint32_t first, uint32_t end)
 {
-	if (a->w->activation == X86_INT8X2)
-		run_encoded(a, first, end, 2);
+	if (a->w->layout == X86_Q8_0)
+		run_panels(a, first, end, X86_Q8_0);
+	else if (a->w->layout == X86_Q4_0)
+		run_panels(a, first, end, X86_Q4_0);
 	else
-		run_encoded(a, first, end, 1);
+		run_panels(a, first, end, X86_Q4_1);
 }

@@ -37,8 +37,7 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 		.rows = m->rows,
 		.cols = m->cols,
 		.layout = (uint8_t)layout,
-		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF :
-			      precision == KERN_PRECISION_INT8X2 ? X86_INT8X2 : X86_INT8,
+		.activation = layout == X86_F32 ? X86_PLAIN : layout == X86_BF16 ? X86_HALF : X86_INT8,
 	};
 	if (layout == X86_BF16 && m->cols % 32 == 0 && X86(amx_allowed)())
 		ret->layout |= HOST_LAYOUT_AMX;
@@ -55,10 +54,7 @@ void X86(weight_release)(struct kern_weight *w)
 
 size_t X86(activation_bytes)(uint8_t activation, uint32_t cols)
 {
-	return activation == X86_INT8     ? cols / QUANT_BLOCK * sizeof(struct quant_q8)
-	       : activation == X86_INT8X2 ? cols / QUANT_BLOCK * sizeof(struct quant_q8) * 2
-	       : activation == X86_HALF   ? x86_half_bytes(cols)
-					  : 0;
+	return activation == X86_INT8 ? x86_int8_bytes(cols / QUANT_BLOCK) : activation == X86_HALF ? x86_half_bytes(cols) : 0;
 }
 
 /* Block b of output row o of a panel: codes go to every 64th group of 4 bytes. */
@@ -199,17 +195,37 @@ INLINE void encode_q8(vf v[BLOCK_VECTORS], struct quant_q8 *ret)
 		v[i] = v_sub(v[i], v_mul(v_set(ret->scale), rounded[i]));
 }
 
-static void encode_block(const struct kern_activate *a, uint32_t i)
+INLINE float sum_of_squares(const float *x, uint32_t n)
 {
-	unsigned encodings = a->activation == X86_INT8X2 ? 2 : 1;
-	struct quant_q8 *to = (struct quant_q8 *)a->to + (size_t)i * encodings;
+	vf squares = v_zero();
+
+	for (uint32_t k = 0; k < n; k += VL) {
+		vf v = v_load(x + k);
+		squares = v_fma(v, v, squares);
+	}
+	return v_sum(squares);
+}
+
+static void encode_int8(const float *x, uint32_t cols, struct quant_q8 *to)
+{
+	float coarse = quant_coarse(sum_of_squares(x, cols), cols);
+	uint32_t blocks = cols / QUANT_BLOCK;
+	struct quant_q8 *rest = to + blocks;
+	uint64_t *twice = (void *)(rest + blocks);
 	vf v[BLOCK_VECTORS];
 
-	UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++)
-		v[k] = v_load(a->x + (size_t)i * QUANT_BLOCK + k * VL);
-	encode_q8(v, to);
-	if (encodings == 2)
-		encode_q8(v, to + 1);
+	memset(twice, 0, (blocks + 63) / 64 * sizeof *twice);
+	for (uint32_t b = 0; b < blocks; b++) {
+		UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++)
+			v[k] = v_load(x + (size_t)b * QUANT_BLOCK + k * VL);
+		encode_q8(v, to + b);
+		if (to[b].scale > coarse) {
+			encode_q8(v, rest + b);
+			twice[b / 64] |= (uint64_t)1 << b % 64;
+		} else {
+			quant_set_sums(rest + b, 0, 0); /* a row beside it may need this block's rest: adds nothing */
+		}
+	}
 }
 
 static void encode_half(const float *x, uint32_t cols, void *to)
@@ -231,10 +247,11 @@ void X86(activate)(struct kern_device *device, const void *args, unsigned part, 
 	uint32_t i, end;
 
 	(void)device;
-	if (a->activation == X86_INT8 || a->activation == X86_INT8X2) {
+	if (a->activation == X86_INT8) {
 		assert(a->cols % QUANT_BLOCK == 0);
-		for (host_part(a->n * (a->cols / QUANT_BLOCK), 1, part, n_parts, &i, &end); i < end; i++)
-			encode_block(a, i);
+		for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
+			encode_int8(a->x + (size_t)i * a->cols, a->cols,
+				    (void *)((uint8_t *)a->to + i * x86_int8_bytes(a->cols / QUANT_BLOCK)));
 	} else if (a->activation == X86_HALF) {
 		for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
 			encode_half(a->x + (size_t)i * a->cols, a->cols, (uint8_t *)a->to + i * x86_half_bytes(a->cols));

@@ -35,7 +35,7 @@
 #define PANEL 16 /* output rows that lie interleaved: one vector of AVX-512, two of AVX2 */
 
 enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
-enum x86_activation { X86_PLAIN, X86_INT8, X86_INT8X2, X86_HALF }; /* X2: two struct quant_q8 a block */
+enum x86_activation { X86_PLAIN, X86_INT8, X86_HALF };
 
 static inline enum x86_layout x86_layout_of(const struct kern_weight *w)
 {
@@ -81,6 +81,20 @@ static inline size_t x86_panel_bytes(enum x86_layout layout, uint32_t cols)
 static inline size_t x86_half_bytes(uint32_t cols)
 {
 	return ((size_t)cols + 1) / 2 * 2 * X86_HALF_BYTES;
+}
+
+/*
+ * An activation row for quantised weights: struct quant_q8 [blocks], the second encodings [blocks] (all zero but q where
+ * there is none), and a bit per block that says which there are, uint64_t [(blocks + 63) / 64].
+ */
+static inline size_t x86_int8_bytes(uint32_t blocks)
+{
+	return blocks * 2 * sizeof(struct quant_q8) + (blocks + 63) / 64 * sizeof(uint64_t);
+}
+
+static inline const uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t blocks)
+{
+	return (const void *)(row + 2 * (size_t)blocks);
 }
 
 /* A vector of a row's outputs goes where it belongs, as far as the weight has such rows. */

@@ -11,12 +11,6 @@
  * Precision `auto` goes by the type that most numbers of the layers' matrices are stored in: quantised -> int8, F16 and
  * BF16 -> bf16, F32 -> f32. So a file is computed about as exactly as it is stored, and one odd tensor does not decide.
  *
- * Under int8 the inputs of q, k, v and down are encoded twice (KERN_PRECISION_INT8X2): they have outliers beside which the
- * rest of a block rounds away. Measured on SmolLM2 Q4_1 against f32, mean and largest difference of a token's
- * log-probability over the base and ten adapters, and requests/s of 16 clients on the base: none 0.063, 1.02, 19.0; q, k, v
- * 0.051, 0.56, 16.6; these four 0.042, 0.56, 14.5; all 0.025, 0.27, 11.9. With fewer than these the model names songs when it
- * is asked for the capital of France.
- *
  * A model is immutable once open; any thread may read it.
  */
 #include "daemon/model/model.h"
@@ -181,20 +175,6 @@ static enum kern_precision choose_precision(enum model_precision wanted, const s
 	return most;
 }
 
-/* See the head: the inputs of these modules are where eight bits are too few. */
-static enum kern_precision precision_of(const struct model *model, enum source_kind kind)
-{
-	switch ((int)kind - SOURCE_MODULE) {
-	case KERN_Q:
-	case KERN_K:
-	case KERN_V:
-	case KERN_DOWN:
-		return model->precision == KERN_PRECISION_INT8 ? KERN_PRECISION_INT8X2 : model->precision;
-	default:
-		return model->precision;
-	}
-}
-
 static double gib(uint64_t bytes)
 {
 	return (double)bytes / (1u << 30);
@@ -224,7 +204,7 @@ static int plan(struct model *model, struct loads *loads, struct diag *diag)
 {
 	for (uint32_t i = 0; i < loads->n; ++i) {
 		struct weight_load *load = &loads->load[i];
-		int r = model->ops->weight_plan(model->device, &load->m, precision_of(model, load->kind), load->w);
+		int r = model->ops->weight_plan(model->device, &load->m, model->precision, load->w);
 
 		if (r)
 			return error_origin(r);
