@@ -2,12 +2,13 @@
 /*
  * Each op's achieved speed beside what the machine can do, measured in the same run: make tests/bench/ops
  *
- *   tests/bench/ops [ISA [THREADS]]
+ *   tests/bench/ops [ISA [THREADS [WORD]]]     WORD: only what has it in its name, say "Q4_1 576"
  *
  * Shapes are SmolLM2-135M's. Weights and adapters rotate through 96 MB, as a model's layers do, so that a step of few
  * rows reads memory; the reading peak is that of the same 96 MB. A figure is the fastest of many calls:
  * on a busy machine the others measure the neighbours.
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ struct bench {
 	struct kern_device *device;
 	struct team *team;
 	unsigned n_threads;
+	const char *word; /* NULL: everything */
 	struct peak peak;
 };
 
@@ -55,6 +57,18 @@ static float *floats(struct bench *b, size_t n)
 	for (size_t i = 0; i < n; i++)
 		x[i] = (float)((i * 2654435761u >> 8) % 2000) / 1000 - 1;
 	return x;
+}
+
+/* Whether a group of figures whose lines begin so is wanted. */
+static bool wanted(const struct bench *b, const char *format, ...)
+{
+	char what[64];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(what, sizeof what, format, args);
+	va_end(args);
+	return !b->word || strstr(what, b->word);
 }
 
 static void print(const struct bench *b, const char *what, double seconds, double bytes, double operations, double peak)
@@ -123,10 +137,15 @@ static void bench_matmul(struct bench *b, const char *name, enum kern_dtype dtyp
 			 uint32_t cols, uint32_t rows, double peak)
 {
 	static const uint32_t ns[] = { 1, 4, 16, 64, 512 };
-	struct kern_matrix m = random_matrix(dtype, rows, cols);
+	struct kern_matrix m;
 	struct kern_weight plan;
-	float *x = floats(b, (size_t)512 * cols), *y = floats(b, (size_t)512 * rows);
+	float *x, *y;
 
+	if (!wanted(b, "matmul %s %ux%u", name, cols, rows))
+		return;
+	m = random_matrix(dtype, rows, cols);
+	x = floats(b, (size_t)512 * cols);
+	y = floats(b, (size_t)512 * rows);
 	if (b->b->device->weight_plan(b->device, &m, precision, &plan) < 0)
 		exit(1);
 	size_t bytes = plan.bytes ? plan.bytes : rows * kern_row_bytes(dtype, cols), n_weights = ROTATE / bytes;
@@ -299,17 +318,25 @@ static void bench_all(struct bench *b)
 	bench_matmul(b, "Q8_0", KERN_Q8_0, KERN_PRECISION_INT8, 576, 1536, b->peak.int8);
 	bench_matmul(b, "bf16", KERN_BF16, KERN_PRECISION_BF16, 576, 1536, b->peak.bf16);
 	bench_matmul(b, "f32", KERN_F32, KERN_PRECISION_F32, 576, 1536, b->peak.fma);
-	bench_lora(b, 1, 1, 16);
-	bench_lora(b, 16, 1, 16);
-	bench_lora(b, 16, 1, 64);
-	bench_lora(b, 1, 512, 16);
-	bench_attention(b, 1, 1, 4095);
-	bench_attention(b, 16, 1, 255);
-	bench_attention(b, 1, 512, 0);
-	bench_rows(b, 1);
-	bench_rows(b, 512);
-	bench_sample(b, "greedy", &greedy, 16);
-	bench_sample(b, "t k p m", &all, 16);
+	if (wanted(b, "lora")) {
+		bench_lora(b, 1, 1, 16);
+		bench_lora(b, 16, 1, 16);
+		bench_lora(b, 16, 1, 64);
+		bench_lora(b, 1, 512, 16);
+	}
+	if (wanted(b, "attention")) {
+		bench_attention(b, 1, 1, 4095);
+		bench_attention(b, 16, 1, 255);
+		bench_attention(b, 1, 512, 0);
+	}
+	if (wanted(b, "rows")) {
+		bench_rows(b, 1);
+		bench_rows(b, 512);
+	}
+	if (wanted(b, "sample")) {
+		bench_sample(b, "greedy", &greedy, 16);
+		bench_sample(b, "t k p m", &all, 16);
+	}
 }
 
 int main(int argc, char **argv)
@@ -322,9 +349,10 @@ int main(int argc, char **argv)
 			isa = (enum kern_isa)i;
 	if (argc > 2)
 		b.n_threads = (unsigned)strtoul(argv[2], NULL, 10);
+	b.word = argc > 3 ? argv[3] : NULL;
 	b.b = kern_cpu(isa);
 	if (!b.b || !b.n_threads || b.b->device->open(&b.device, 0, NULL) < 0 || team_new(&b.team, b.n_threads) < 0) {
-		fputs("usage: ops [ISA [THREADS]]\n", stderr);
+		fputs("usage: ops [ISA [THREADS [WORD]]]\n", stderr);
 		return 2;
 	}
 	peak_measure(&b.peak, b.team, isa, ROTATE);
