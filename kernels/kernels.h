@@ -38,6 +38,7 @@ enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's 
 	KERN_Q4_0,
 	KERN_Q4_1,
 	_KERN_DTYPE_N,
+	KERN_I8 = 64, /* no stored matrix's: keys and values as codes and scales, see struct kern_kv_layout */
 };
 
 /*
@@ -159,9 +160,14 @@ struct kern_extent {
  * Where keys and values lie inside one KV block: [layer], then keys [KV head][e][token of block], then values
  * [KV head][token of block][e]. Only kv_write and attention look inside, and a backend may keep keys as it likes: the CPU's
  * are transposed so that products run along vectors, the GPU's lie as values do.
+ *
+ * I8: number = scale * code, codes -127..127. A key of a KV head has a scale for each KERN_KV_GROUP of its elements, since
+ * a few of them are much larger than the rest and stay so from token to token; a value has one. Scales are f32.
  */
+#define KERN_KV_GROUP 32
+
 struct kern_kv_layout {
-	enum kern_dtype dtype; /* F32 or BF16 */
+	enum kern_dtype dtype; /* F32, BF16 or I8 */
 	uint32_t block_tokens;
 	uint32_t n_kv_heads, head_dim;
 	size_t layer_bytes;    /* from one layer to the next: keys, then values */
@@ -373,6 +379,24 @@ static inline uint32_t kern_module(uint32_t layer, enum kern_module module)
 
 size_t kern_row_bytes(enum kern_dtype dtype, uint32_t cols);  /* 0: cols is no multiple of the block */
 size_t kern_dtype_bytes(enum kern_dtype dtype);               /* of one F32, F16 or BF16 number, else 0 */
+
+static inline uint32_t kern_kv_groups(uint32_t head_dim)
+{
+	return (head_dim + KERN_KV_GROUP - 1) / KERN_KV_GROUP;
+}
+
+/* Bytes of one number of a key or value, and of a key and a value of one KV head with their scales. */
+static inline size_t kern_kv_number(enum kern_dtype dtype)
+{
+	return dtype == KERN_F32 ? 4 : dtype == KERN_I8 ? 1 : 2;
+}
+
+static inline size_t kern_kv_bytes(enum kern_dtype dtype, uint32_t head_dim)
+{
+	size_t scales = dtype == KERN_I8 ? kern_kv_groups(head_dim) + 1 : 0;
+
+	return 2 * kern_kv_number(dtype) * head_dim + scales * sizeof(float);
+}
 
 /* Rows of A and B are 64-byte aligned: bytes from one to the next. */
 static inline size_t kern_lora_stride(enum kern_dtype dtype, uint32_t width)

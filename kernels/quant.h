@@ -180,6 +180,18 @@ static inline void quant_rest_q8(const float *x, const struct quant_q8 *q, float
 		ret[j] = x[j] - q->scale * (float)q->q[j];
 }
 
+/* Keys and values as int8 codes: the scale of some numbers by the largest of them, and a number's code. */
+static inline float quant_scale_i8(float most, float *ret_inverse)
+{
+	*ret_inverse = most > 1e-30f ? 127 / most : 0; /* no denormals: their inverse is infinite */
+	return most / 127;
+}
+
+static inline int8_t quant_code_i8(float x, float inverse)
+{
+	return (int8_t)lrintf(x * inverse);
+}
+
 /* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
 void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);
 

@@ -273,21 +273,80 @@ static void ref_rope(struct kern_device *device, const void *args, unsigned part
 	}
 }
 
-/* Number j of a position's key (value: false) or value in its block: keys lie [e][token], values [token][e]. */
-static void *kv_at(const struct kern_kv_layout *kv, uint32_t layer, bool value, uint32_t head, uint32_t token, uint32_t j,
-		   void *block)
-{
-	size_t of_head = value ? (size_t)token * kv->head_dim + j : (size_t)j * kv->block_tokens + token;
-	size_t number = ((size_t)value * kv->n_kv_heads + head) * kv->block_tokens * kv->head_dim + of_head;
+/* Of a position's key or value, its number j: keys lie [e][token] in a block, values [token][e]. */
+struct kv_place {
+	const struct kern_kv_layout *kv;
+	uint8_t *layer; /* in the block */
+	bool value;
+	uint32_t head, token;
+};
 
-	return (uint8_t *)block + layer * kv->layer_bytes + number * kern_dtype_bytes(kv->dtype);
+static void *kv_at(const struct kv_place *at, uint32_t j)
+{
+	const struct kern_kv_layout *kv = at->kv;
+	size_t of_head = at->value ? (size_t)at->token * kv->head_dim + j : (size_t)j * kv->block_tokens + at->token;
+	size_t number = ((size_t)at->value * kv->n_kv_heads + at->head) * kv->block_tokens * kv->head_dim + of_head;
+
+	return at->layer + number * kern_kv_number(kv->dtype);
 }
 
-static void kv_store(enum kern_dtype dtype, void *to, float x)
+/* The scale of its numbers [group * KERN_KV_GROUP, ...): behind all codes, [KV head][token][groups of the key, the value's]. */
+static void *kv_scale(const struct kv_place *at, uint32_t group)
 {
-	uint16_t half = quant_to_bf16(x);
+	const struct kern_kv_layout *kv = at->kv;
+	size_t tokens = (size_t)kv->n_kv_heads * kv->block_tokens, groups = kern_kv_groups(kv->head_dim);
+	size_t number = ((size_t)at->head * kv->block_tokens + at->token) * (groups + 1) + (at->value ? groups : group);
 
-	memcpy(to, dtype == KERN_F32 ? (void *)&x : (void *)&half, kern_dtype_bytes(dtype));
+	return at->layer + 2 * tokens * kv->head_dim + number * sizeof(float);
+}
+
+static void kv_store_codes(const struct kv_place *at, const float *x)
+{
+	uint32_t e = at->kv->head_dim, group = at->value ? e : KERN_KV_GROUP;
+
+	for (uint32_t first = 0; first < e; first += group) {
+		uint32_t n = e - first < group ? e - first : group;
+		float inverse, scale, most = 0;
+		for (uint32_t j = first; j < first + n; j++)
+			most = fmaxf(most, fabsf(x[j]));
+		scale = quant_scale_i8(most, &inverse);
+		memcpy(kv_scale(at, first / group), &scale, sizeof scale);
+		for (uint32_t j = first; j < first + n; j++)
+			*(int8_t *)kv_at(at, j) = quant_code_i8(x[j], inverse);
+	}
+}
+
+static void kv_store(const struct kv_place *at, const float *x)
+{
+	if (at->kv->dtype == KERN_I8) {
+		kv_store_codes(at, x);
+		return;
+	}
+	for (uint32_t j = 0; j < at->kv->head_dim; j++) {
+		uint16_t half = quant_to_bf16(x[j]);
+		const void *number = at->kv->dtype == KERN_F32 ? (const void *)&x[j] : (const void *)&half;
+		memcpy(kv_at(at, j), number, kern_kv_number(at->kv->dtype));
+	}
+}
+
+static float kv_number(const struct kv_place *at, uint32_t j)
+{
+	float x;
+
+	if (at->kv->dtype == KERN_I8) {
+		memcpy(&x, kv_scale(at, j / KERN_KV_GROUP), sizeof x); /* of a value all groups' are the same */
+		return x * (float)*(const int8_t *)kv_at(at, j);
+	}
+	quant_decode(at->kv->dtype, kv_at(at, j), 0, 1, &x);
+	return x;
+}
+
+static struct kv_place kv_place(const struct kern_step *step, const struct kern_seq *seq, const struct kern_kv_layout *kv,
+				uint32_t layer, uint32_t head, uint32_t position)
+{
+	uint8_t *block = step->kv_block[seq->block_index + position / kv->block_tokens];
+
+	return (struct kv_place){ kv, block + layer * kv->layer_bytes, false, head, position % kv->block_tokens };
 }
 
 static void ref_kv_write(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
@@ -300,13 +359,11 @@ static void ref_kv_write(struct kern_device *device, const void *args, unsigned 
 	for (host_part(kv->n_kv_heads, 1, part, n_parts, &head, &end); head < end; head++)
 		for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
 			for (uint32_t i = 0; i < s->n_rows; i++) {
-				uint32_t position = s->first_position + i, token = position % kv->block_tokens;
-				void *block = a->step->kv_block[s->block_index + position / kv->block_tokens];
+				struct kv_place at = kv_place(a->step, s, kv, a->layer, head, s->first_position + i);
 				size_t from = ((size_t)(s->first_row + i) * kv->n_kv_heads + head) * kv->head_dim;
-				for (uint32_t j = 0; j < kv->head_dim; j++) {
-					kv_store(kv->dtype, kv_at(kv, a->layer, false, head, token, j, block), a->k[from + j]);
-					kv_store(kv->dtype, kv_at(kv, a->layer, true, head, token, j, block), a->v[from + j]);
-				}
+				kv_store(&at, a->k + from);
+				at.value = true;
+				kv_store(&at, a->v + from);
 			}
 }
 
@@ -317,22 +374,13 @@ struct attend { /* one query head of one row */
 	const float *q;
 };
 
-static float kv_number(const struct attend *h, bool value, uint32_t position, uint32_t j)
-{
-	const struct kern_kv_layout *kv = h->a->kv;
-	void *block = h->a->step->kv_block[h->seq->block_index + position / kv->block_tokens];
-	float x;
-
-	quant_decode(kv->dtype, kv_at(kv, h->a->layer, value, h->kv_head, position % kv->block_tokens, j, block), 0, 1, &x);
-	return x;
-}
-
 static float score(const struct attend *h, uint32_t position)
 {
+	struct kv_place at = kv_place(h->a->step, h->seq, h->a->kv, h->a->layer, h->kv_head, position);
 	float sum = 0;
 
 	for (uint32_t j = 0; j < h->a->kv->head_dim; j++)
-		sum += h->q[j] * kv_number(h, false, position, j);
+		sum += h->q[j] * kv_number(&at, j);
 	return sum / sqrtf((float)h->a->kv->head_dim);
 }
 
@@ -346,10 +394,12 @@ static void attend(const struct attend *h, uint32_t last, float *y)
 	for (uint32_t j = 0; j < e; j++)
 		y[j] = 0;
 	for (uint32_t p = 0; p <= last; p++) {
+		struct kv_place at = kv_place(h->a->step, h->seq, h->a->kv, h->a->layer, h->kv_head, p);
 		float weight = expf(score(h, p) - most);
 		sum += weight;
+		at.value = true;
 		for (uint32_t j = 0; j < e; j++)
-			y[j] += weight * kv_number(h, true, p, j);
+			y[j] += weight * kv_number(&at, j);
 	}
 	for (uint32_t j = 0; j < e; j++)
 		y[j] /= sum;

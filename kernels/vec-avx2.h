@@ -68,11 +68,20 @@ static inline vf v_from_int(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline vi v_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 static inline vi v_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
 static inline vi v_madd16(vi a, vi b) { return _mm256_madd_epi16(a, b); }
+static inline vi v_widen8(const void *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(p)); } /* 2 VL codes to 16 bits */
+static inline vi v_dot16(vi sum, vi a, vi b) { return v_iadd(sum, v_madd16(a, b)); }
 static inline vi v_iset16(int16_t x) { return _mm256_set1_epi16(x); }
 static inline vf v_low_bf16(vi a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
 static inline vf v_high_bf16(vi a)
 {
 	return _mm256_castsi256_ps(_mm256_and_si256(a, _mm256_set1_epi32((int)0xffff0000)));
+}
+
+static inline void v_store_int16(int16_t *p, vf a)
+{
+	vi i = _mm256_cvtps_epi32(a);
+
+	_mm_storeu_si128((void *)p, _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1)));
 }
 
 /* Rounds to int8 and returns the sum of all. */

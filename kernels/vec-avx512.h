@@ -51,11 +51,25 @@ static inline vf v_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
 static inline vi v_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 static inline vi v_maddubs(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }
 static inline vi v_madd16(vi a, vi b) { return _mm512_madd_epi16(a, b); }
+static inline vi v_widen8(const void *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(p)); } /* 2 VL codes to 16 bits */
+static inline vi v_dot16(vi sum, vi a, vi b)
+{
+#ifdef __AVX512VNNI__
+	return _mm512_dpwssd_epi32(sum, a, b);
+#else
+	return v_iadd(sum, v_madd16(a, b));
+#endif
+}
 static inline vi v_iset16(int16_t x) { return _mm512_set1_epi16(x); }
 static inline vf v_low_bf16(vi a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
 static inline vf v_high_bf16(vi a)
 {
 	return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+static inline void v_store_int16(int16_t *p, vf a)
+{
+	_mm256_storeu_si256((void *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
 }
 
 /* Rounds to int8 and returns the sum of all. */

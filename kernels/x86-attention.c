@@ -1,211 +1,412 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Attention over paged keys and values, and the op that writes them.
+ * Attention over paged keys and values; x86-kv.h has their layout.
  *
- * Work is cut into tiles: up to ROWS rows of one request x up to HEADS query heads that share a KV head, so that keys
- * and values are read once for all of these. A tile walks the positions in spans of 16 (blocks hold whole spans). Keys
- * lie [e][token], so 16 scores are one vector that sums over e; values lie [token][e], so an output is vectors that sum
- * over tokens. Softmax is online: a running maximum per query, and what was summed before it grew is scaled down.
+ * Work is cut into tiles: some rows of one request x the query heads that share a KV head, up to QUERIES queries, so that
+ * keys and values are read once for all of these. A tile walks the positions in stretches of 64, of 16-position spans:
+ * scores (a vector is positions, sums run over e), softmax, outputs (a vector is elements, sums run over positions).
+ * Softmax is online: a running maximum per query, and what was summed before it grew is scaled down. It costs about as
+ * much per query and stretch as 10 positions' products do, hence stretches and not spans.
  *
- * The order of a query's sums depends on its position alone; queries are computed side by side, never together. Head
- * sizes and blocks that are no multiple of 16 take ref's way.
+ * Queries are computed up to ABREAST at a time, side by side in registers; where they are few, more spans or more elements
+ * are (UNITS), so that sums enough are under way to hide a multiply-add's latency.
+ *
+ * int8: queries become 16-bit integers (a scale per query), and so do the weights of a stretch times the values' scales;
+ * sums of a group of elements or of a stretch are exact i32: at most 256 * 127 * 32767. So products take the same
+ * instructions per number as floats do half as many numbers, and what 16 bits round is far below what int8 does.
+ *
+ * A query's sums depend on its position alone: stretches begin at multiples of 64, sums run in order of position, and
+ * queries are computed side by side, never together. Positions behind a row's own are not multiplied by 0 but left out,
+ * for what stands there may be no number (int8 codes are).
  */
-#include "kernels/x86.h"
+#include "kernels/x86-kv.h"
 
 #include <float.h>
 
-#define SPAN 16
-#define VECTORS (SPAN / VL)                     /* of a span's scores */
-#define ROWS 4
-#define HEADS 4
-#define QUERIES (ROWS * HEADS)
-#define ABREAST (VEC_REGISTERS == 32 ? 4 : 2)   /* queries side by side in registers */
-#define WIDE 4                                  /* vectors of an output at a time */
-#define HEAD_DIM_MAX 256
+#define STRETCH 64
+#define SPANS (STRETCH / KV_SPAN)
+#define VECTORS (KV_SPAN / VL) /* of a span's scores, of 16 elements of an output */
+#define HEADS 8
+#define QUERIES 24
+#define ABREAST 6
+#define UNITS(n) ((n) * 4 * VECTORS <= VEC_REGISTERS / 2 ? 4 : (n) * 2 * VECTORS <= VEC_REGISTERS / 2 ? 2 : 1)
+#define INT16_MOST 32767.0f
 
 struct tile {
 	const struct kern_attention *a;
 	const struct kern_seq *seq;
 	uint32_t row, n_rows;                   /* rows of the request, counted from its first in this step */
 	uint32_t head, n_heads;                 /* query heads of one KV head */
-	uint32_t n;                             /* queries: query q is row q / n_heads, head q % n_heads */
-	const float *q[QUERIES];
-	float most[QUERIES];
-	float p[QUERIES][SPAN];                 /* scores of a span, then weights */
+	uint32_t n, e;                          /* queries: query q is row q / n_heads, head q % n_heads; head size */
+	struct x86_span span[SPANS];            /* of the stretch */
+	struct x86_span ahead[SPANS];           /* of the next one, or the same */
+	float most[QUERIES], down[QUERIES];     /* maximum, what y was scaled down by when it last grew */
+	float q_scale[QUERIES], p_scale[QUERIES];
 	float sum[QUERIES][VL];                 /* of weights, by lane */
-	float y[QUERIES][HEAD_DIM_MAX];
+	float p[QUERIES][STRETCH];              /* scores of a stretch as powers of 2, then weights */
+	int16_t p16[QUERIES][STRETCH];
+	float q[KV_HEAD_DIM_MAX][QUERIES];      /* one element of all queries next to each other */
+	int16_t q16[KV_HEAD_DIM_MAX / 2][QUERIES][2];
+	float y[QUERIES * KV_HEAD_DIM_MAX];     /* [n][e] */
 };
 
-INLINE vf load_kv(enum kern_dtype dtype, const void *p, size_t at)
+/* Calls f(ARGS, n, UNITS(n)) for queries [q, end), n at a time. */
+#define BY_QUERIES(f, q, end, ...)                                                              \
+	for (unsigned q_ = (q), left_; (left_ = (end) - q_) > 0;) {                             \
+		unsigned n_ = left_ >= 2 * ABREAST ? ABREAST : left_ > ABREAST ? (left_ + 1) / 2 : left_; \
+		switch (n_) {                                                                   \
+		case 1: f(__VA_ARGS__, q_, 1, UNITS(1)); break;                                 \
+		case 2: f(__VA_ARGS__, q_, 2, UNITS(2)); break;                                 \
+		case 3: f(__VA_ARGS__, q_, 3, UNITS(3)); break;                                 \
+		case 4: f(__VA_ARGS__, q_, 4, UNITS(4)); break;                                 \
+		case 5: f(__VA_ARGS__, q_, 5, UNITS(5)); break;                                 \
+		default: f(__VA_ARGS__, q_, 6, UNITS(6)); break;                                \
+		}                                                                               \
+		q_ += n_;                                                                       \
+	}
+
+/*
+ * Asks for what stands at the same place one stretch ahead. Few queries take less time over a stretch than memory does;
+ * many are read several times over and need no help.
+ */
+INLINE void ask_ahead(const void *p, unsigned n)
 {
-	return dtype == KERN_F32 ? v_load((const float *)p + at) : v_load_bf16((const uint16_t *)p + at);
+	if (n < ABREAST)
+		__builtin_prefetch(p);
 }
 
-/* Queries [q, q + n): 16 scores each. */
-INLINE void score(struct tile *t, unsigned q, unsigned n, const void *keys, enum kern_dtype dtype)
+/* 16 numbers of a span. */
+INLINE void load16(enum kern_dtype dtype, const void *p, size_t at, vf ret[VECTORS])
 {
-	uint32_t e = t->a->kv->head_dim, tokens = t->a->kv->block_tokens;
-	vf sum[ABREAST][VECTORS];
+	if (dtype == KERN_F32) {
+		UNROLL for (unsigned v = 0; v < VECTORS; v++)
+			ret[v] = v_load((const float *)p + at + v * VL);
+	} else if (VECTORS == 1) {
+		ret[0] = v_load_bf16((const uint16_t *)p + at);
+	} else {
+		vi both = v_iload((const uint16_t *)p + at);
+		ret[0] = v_low_bf16(both);
+		ret[VECTORS - 1] = v_high_bf16(both);
+	}
+}
+
+/* ---- scores ---- */
+
+INLINE void score_spans(struct tile *t, uint32_t span, enum kern_dtype dtype, unsigned q, unsigned n, unsigned spans)
+{
+	vf sum[ABREAST][SPANS][VECTORS], k[VECTORS];
 
 	UNROLL for (unsigned i = 0; i < n; i++)
-		UNROLL for (unsigned v = 0; v < VECTORS; v++)
-			sum[i][v] = v_zero();
-	for (uint32_t j = 0; j < e; j++)
-		UNROLL for (unsigned v = 0; v < VECTORS; v++) {
-			vf k = load_kv(dtype, keys, (size_t)j * tokens + v * VL);
+		UNROLL for (unsigned s = 0; s < spans; s++)
+			UNROLL for (unsigned v = 0; v < VECTORS; v++)
+				sum[i][s][v] = v_zero();
+	for (uint32_t j = 0; j < t->e; j++)
+		UNROLL for (unsigned s = 0; s < spans; s++) {
+			size_t at = (size_t)j * KV_SPAN;
+			load16(dtype, t->span[span + s].keys, at, k);
+			ask_ahead((const uint8_t *)t->ahead[span + s].keys + at * kern_kv_number(dtype), n);
 			UNROLL for (unsigned i = 0; i < n; i++)
-				sum[i][v] = v_fma(v_set(t->q[q + i][j]), k, sum[i][v]);
+				UNROLL for (unsigned v = 0; v < VECTORS; v++)
+					sum[i][s][v] = v_fma(v_set(t->q[j][q + i]), k[v], sum[i][s][v]);
 		}
 	UNROLL for (unsigned i = 0; i < n; i++)
-		UNROLL for (unsigned v = 0; v < VECTORS; v++)
-			v_store(t->p[q + i] + v * VL, sum[i][v]);
+		UNROLL for (unsigned s = 0; s < spans; s++)
+			UNROLL for (unsigned v = 0; v < VECTORS; v++)
+				v_store(t->p[q + i] + (span + s) * KV_SPAN + v * VL, sum[i][s][v]);
 }
 
-/* Scores to weights; only the first n_seen count. Scales down what query q has so far if its maximum grew. */
-static void soften(struct tile *t, unsigned q, uint32_t n_seen, float scale)
+INLINE vi pair_at(const int16_t *p)
 {
-	vf s[VECTORS], most = v_set(t->most[q]), sum = v_load(t->sum[q]);
-	uint32_t e = t->a->kv->head_dim;
+	int32_t both;
 
-	for (uint32_t j = n_seen; j < SPAN; j++)
-		t->p[q][j] = -FLT_MAX;
-	for (unsigned v = 0; v < VECTORS; v++) {
-		s[v] = v_mul(v_load(t->p[q] + v * VL), v_set(scale));
-		most = v_max(most, s[v]);
+	memcpy(&both, p, sizeof both);
+	return v_iset(both);
+}
+
+/* Scores of one group of elements, added to what those before it came to. */
+INLINE void score_group(struct tile *t, uint32_t span, uint32_t group, unsigned q, unsigned n)
+{
+	uint32_t j = group * KERN_KV_GROUP, end = t->e - j < KERN_KV_GROUP ? t->e : j + KERN_KV_GROUP;
+	const int8_t *keys = t->span[span].keys, *ahead = t->ahead[span].keys;
+	vi sum[ABREAST][VECTORS];
+
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned v = 0; v < VECTORS; v++)
+			sum[i][v] = v_izero();
+	for (; j < end; j += 2) {
+		ask_ahead(ahead + (size_t)j * KV_SPAN, n);
+		UNROLL for (unsigned v = 0; v < VECTORS; v++) {
+			vi k = v_widen8(keys + (size_t)j * KV_SPAN + v * VL * 2);
+			UNROLL for (unsigned i = 0; i < n; i++)
+				sum[i][v] = v_dot16(sum[i][v], pair_at(t->q16[j / 2][q + i]), k);
+		}
 	}
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned v = 0; v < VECTORS; v++) {
+			float *p = t->p[q + i] + span * KV_SPAN + v * VL;
+			vf scale = v_mul(v_load(t->span[span].key_scale + group * KV_SPAN + v * VL), v_set(t->q_scale[q + i]));
+			v_store(p, v_fma(v_from_int(sum[i][v]), scale, group ? v_load(p) : v_zero()));
+		}
+}
+
+/* Queries [q, q + n) times the keys of n_spans spans. */
+INLINE void score(struct tile *t, uint32_t n_spans, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
+{
+	uint32_t s = 0;
+
+	if (dtype == KERN_I8) {
+		for (; s < n_spans; s++)
+			for (uint32_t group = 0; group * KERN_KV_GROUP < t->e; group++)
+				score_group(t, s, group, q, n);
+		return;
+	}
+	for (; s + units <= n_spans; s += units)
+		score_spans(t, s, dtype, q, n, units);
+	for (; s < n_spans; s++)
+		score_spans(t, s, dtype, q, n, 1);
+}
+
+/* ---- softmax ---- */
+
+/* 2^x to 2 ulp for x <= 0; below -126 it stays there. */
+INLINE vf power2(vf x)
+{
+	x = v_max(x, v_set(-126));
+	vf n = v_round(x), r = v_sub(x, n);
+	vf p = v_fma(v_set(0x1.430912p-13f), r, v_set(0x1.5d87fep-10f));
+
+	p = v_fma(p, r, v_set(0x1.3b2ab6p-7f));
+	p = v_fma(p, r, v_set(0x1.c6b08ep-5f));
+	p = v_fma(p, r, v_set(0x1.ebfbep-3f));
+	p = v_fma(p, r, v_set(0x1.62e43p-1f));
+	p = v_fma(p, r, v_set(1));
+	return v_mul(p, v_pow2(n));
+}
+
+/* Scores to weights; only the first n_seen count. */
+static void soften(struct tile *t, unsigned q, uint32_t n_seen)
+{
+	uint32_t past = (n_seen + VL - 1) / VL * VL;
+	vf most = v_set(t->most[q]), sum = v_load(t->sum[q]);
+	float *p = t->p[q];
+
+	for (uint32_t j = n_seen; j < past; j++)
+		p[j] = -FLT_MAX;
+	for (uint32_t j = 0; j < past; j += VL)
+		most = v_max(most, v_load(p + j));
 	float now = v_most(most);
+	t->down[q] = 1;
 	if (now > t->most[q]) {
-		vf down = v_exp(v_set(t->most[q] - now));
+		vf down = power2(v_set(t->most[q] - now));
+		v_store_n(&t->down[q], 1, down);
 		sum = v_mul(sum, down);
-		for (uint32_t j = 0; j < e; j += VL)
-			v_store(t->y[q] + j, v_mul(v_load(t->y[q] + j), down));
 		t->most[q] = now;
 	}
-	for (unsigned v = 0; v < VECTORS; v++)
-		v_store(t->p[q] + v * VL, v_exp(v_sub(s[v], v_set(now))));
-	for (uint32_t j = n_seen; j < SPAN; j++)
-		t->p[q][j] = 0;
-	for (unsigned v = 0; v < VECTORS; v++)
-		sum = v_add(sum, v_load(t->p[q] + v * VL));
+	for (uint32_t j = 0; j < past; j += VL)
+		v_store(p + j, power2(v_sub(v_load(p + j), v_set(now))));
+	for (uint32_t j = n_seen; j < past; j++)
+		p[j] = 0;
+	for (uint32_t j = 0; j < past; j += VL)
+		sum = v_add(sum, v_load(p + j));
 	v_store(t->sum[q], sum);
 }
 
-/* Adds n_seen weighted values to outputs [j, j + vectors * VL) of queries [q, q + n). */
-INLINE void mix(struct tile *t, unsigned q, unsigned n, uint32_t n_seen, const void *values, enum kern_dtype dtype,
-		uint32_t j, unsigned vectors)
+/* A vector's numbers times their scale as 16-bit integers; returns the scale that they got. */
+static float to_int16(const float *x, uint32_t n, float most, int16_t *ret)
 {
-	vf y[ABREAST][WIDE];
+	float inverse = most > 1e-30f ? INT16_MOST / most : 0;
 
-	UNROLL for (unsigned i = 0; i < n; i++)
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			y[i][v] = v_load(t->y[q + i] + j + v * VL);
-	for (uint32_t token = 0; token < n_seen; token++)
-		UNROLL for (unsigned v = 0; v < vectors; v++) {
-			vf value = load_kv(dtype, values, (size_t)token * t->a->kv->head_dim + j + v * VL);
-			UNROLL for (unsigned i = 0; i < n; i++)
-				y[i][v] = v_fma(v_set(t->p[q + i][token]), value, y[i][v]);
-		}
-	UNROLL for (unsigned i = 0; i < n; i++)
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			v_store(t->y[q + i] + j + v * VL, y[i][v]);
+	for (uint32_t j = 0; j < n; j += VL)
+		v_store_int16(ret + j, v_mul(v_load(x + j), v_set(inverse)));
+	return most / INT16_MOST;
 }
 
-INLINE void mix_queries(struct tile *t, unsigned q, unsigned n, uint32_t n_seen, const void *values,
-			enum kern_dtype dtype)
+/* Weights times the scales of the values; those not seen are 0. */
+static void scale_weights(struct tile *t, unsigned q, uint32_t n_seen)
+{
+	float w[STRETCH];
+	vf most = v_zero();
+
+	for (uint32_t j = 0; j < n_seen; j += VL)
+		v_store(w + j, v_mul(v_load(t->p[q] + j), v_load(t->span[j / KV_SPAN].value_scale + j % KV_SPAN)));
+	for (uint32_t j = n_seen; j < STRETCH; j++)
+		w[j] = 0;
+	for (uint32_t j = 0; j < n_seen; j += VL)
+		most = v_max(most, v_load(w + j));
+	t->p_scale[q] = to_int16(w, STRETCH, v_most(most), t->p16[q]);
+}
+
+/* ---- outputs ---- */
+
+/* Adds weighted values of positions [from, to) to elements [j, j + units * 16) of queries [q, q + n). */
+INLINE void mix_units(struct tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, uint32_t j, unsigned q, unsigned n,
+		      unsigned units)
+{
+	vf y[ABREAST][SPANS][VECTORS], value[VECTORS];
+
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned u = 0; u < units; u++)
+			UNROLL for (unsigned v = 0; v < VECTORS; v++) {
+				y[i][u][v] = v_load(t->y + (q + i) * t->e + j + u * KV_SPAN + v * VL);
+				if (!from)
+					y[i][u][v] = v_mul(y[i][u][v], v_set(t->down[q + i]));
+			}
+	while (from < to) {
+		const uint8_t *values = t->span[from / KV_SPAN].values, *ahead = t->ahead[from / KV_SPAN].values;
+		uint32_t end = (from / KV_SPAN + 1) * KV_SPAN < to ? (from / KV_SPAN + 1) * KV_SPAN : to;
+		for (; from < end; from++)
+			UNROLL for (unsigned u = 0; u < units; u++) {
+				size_t at = (size_t)(from % KV_SPAN) * t->e + j + u * KV_SPAN;
+				load16(dtype, values, at, value);
+				ask_ahead(ahead + at * kern_kv_number(dtype), n);
+				UNROLL for (unsigned i = 0; i < n; i++)
+					UNROLL for (unsigned v = 0; v < VECTORS; v++)
+						y[i][u][v] = v_fma(v_set(t->p[q + i][from]), value[v], y[i][u][v]);
+			}
+	}
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned u = 0; u < units; u++)
+			UNROLL for (unsigned v = 0; v < VECTORS; v++)
+				v_store(t->y + (q + i) * t->e + j + u * KV_SPAN + v * VL, y[i][u][v]);
+}
+
+/* The same for 16 elements and a whole stretch, of which somebody sees n_seen positions. */
+INLINE void mix_codes(struct tile *t, uint32_t n_seen, uint32_t j, unsigned q, unsigned n)
+{
+	vi sum[ABREAST][VECTORS];
+
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned v = 0; v < VECTORS; v++)
+			sum[i][v] = v_izero();
+	for (uint32_t at = 0; at < n_seen; at += KV_SPAN) {
+		const int8_t *values = (const int8_t *)t->span[at / KV_SPAN].values + 2 * j;
+		const int8_t *ahead = (const int8_t *)t->ahead[at / KV_SPAN].values + 2 * j;
+		uint32_t end = n_seen - at < KV_SPAN ? n_seen : at + KV_SPAN;
+		for (uint32_t p = at; p < end; p += 2, values += 2 * t->e, ahead += 2 * t->e) {
+			ask_ahead(ahead, n);
+			UNROLL for (unsigned v = 0; v < VECTORS; v++) {
+				vi value = v_widen8(values + v * VL * 2);
+				UNROLL for (unsigned i = 0; i < n; i++)
+					sum[i][v] = v_dot16(sum[i][v], pair_at(t->p16[q + i] + p), value);
+			}
+		}
+	}
+	UNROLL for (unsigned i = 0; i < n; i++)
+		UNROLL for (unsigned v = 0; v < VECTORS; v++) {
+			float *y = t->y + (q + i) * t->e + j + v * VL;
+			vf before = v_mul(v_load(y), v_set(t->down[q + i]));
+			v_store(y, v_fma(v_from_int(sum[i][v]), v_set(t->p_scale[q + i]), before));
+		}
+}
+
+INLINE void mix(struct tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
 {
 	uint32_t j = 0;
 
-	for (; j + WIDE * VL <= t->a->kv->head_dim; j += WIDE * VL)
-		mix(t, q, n, n_seen, values, dtype, j, WIDE);
-	for (; j < t->a->kv->head_dim; j += VL)
-		mix(t, q, n, n_seen, values, dtype, j, 1);
+	if (dtype == KERN_I8) {
+		for (; j < t->e; j += KV_SPAN)
+			mix_codes(t, to, j, q, n);
+		return;
+	}
+	for (; j + units * KV_SPAN <= t->e; j += units * KV_SPAN)
+		mix_units(t, from, to, dtype, j, q, n, units);
+	for (; j < t->e; j += KV_SPAN)
+		mix_units(t, from, to, dtype, j, q, n, 1);
 }
 
-/* Queries [q, end) see the first n_seen positions of a span. */
-INLINE void see_span(struct tile *t, unsigned q, unsigned end, uint32_t n_seen, const void *keys, const void *values,
-		     enum kern_dtype dtype)
-{
-	float scale = 1 / sqrtf((float)t->a->kv->head_dim);
-	unsigned i = q;
+/* ---- tiles ---- */
 
-	for (; i + ABREAST <= end; i += ABREAST)
-		score(t, i, ABREAST, keys, dtype);
-	if (i + 3 == end && ABREAST > 3) { /* groups of three heads are common */
-		score(t, i, 3 < ABREAST ? 3 : 1, keys, dtype);
-		i = end;
-	}
-	for (; i < end; i++)
-		score(t, i, 1, keys, dtype);
-	for (i = q; i < end; i++)
-		soften(t, i, n_seen, scale);
-	for (i = q; i + ABREAST <= end; i += ABREAST)
-		mix_queries(t, i, ABREAST, n_seen, values, dtype);
-	if (i + 3 == end && ABREAST > 3) {
-		mix_queries(t, i, 3 < ABREAST ? 3 : 1, n_seen, values, dtype);
-		i = end;
-	}
-	for (; i < end; i++)
-		mix_queries(t, i, 1, n_seen, values, dtype);
+/* How many of the stretch's positions a row of the tile sees, 0 if it comes before them. */
+INLINE uint32_t seen(const struct tile *t, uint32_t at, uint32_t row)
+{
+	uint32_t position = t->seq->first_position + t->row + row;
+
+	return position < at ? 0 : position - at < STRETCH ? position - at + 1 : STRETCH;
 }
 
-/* Where a KV head's keys and values of the span at `position` lie. */
-static void locate(const struct tile *t, uint32_t position, const uint8_t **ret_keys, const uint8_t **ret_values)
+INLINE void see_stretch(struct tile *t, uint32_t at, enum kern_dtype dtype)
 {
-	const struct kern_kv_layout *kv = t->a->kv;
-	uint32_t token = position % kv->block_tokens, kv_head = t->head / (t->a->n_heads / kv->n_kv_heads);
-	size_t number = kern_dtype_bytes(kv->dtype), head_bytes = (size_t)kv->block_tokens * kv->head_dim * number;
-	const uint8_t *block = t->a->step->kv_block[t->seq->block_index + position / kv->block_tokens];
+	uint32_t most = seen(t, at, t->n_rows - 1), kv_head = t->head / (t->a->n_heads / t->a->kv->n_kv_heads), row = 0;
 
-	*ret_keys = block + t->a->layer * kv->layer_bytes + kv_head * head_bytes + token * number;
-	*ret_values = block + t->a->layer * kv->layer_bytes + (kv->n_kv_heads + kv_head) * head_bytes +
-		      (size_t)token * kv->head_dim * number;
+	for (uint32_t s = 0; s * KV_SPAN < most; s++) {
+		uint32_t position = at + s * KV_SPAN;
+		bool more = seen(t, position + STRETCH, t->n_rows - 1);
+		t->span[s] = x86_span(t->a->step, t->seq, t->a->kv, t->a->layer, kv_head, position);
+		t->ahead[s] = x86_span(t->a->step, t->seq, t->a->kv, t->a->layer, kv_head, position + more * STRETCH);
+	}
+	while (!seen(t, at, row))
+		row++;
+	uint32_t q = row * t->n_heads, least = seen(t, at, row);
+	BY_QUERIES(score, q, t->n, t, (most + KV_SPAN - 1) / KV_SPAN, dtype)
+	for (uint32_t i = q; i < t->n; i++) {
+		uint32_t n_seen = seen(t, at, i / t->n_heads);
+		soften(t, i, n_seen);
+		if (dtype == KERN_I8)
+			scale_weights(t, i, n_seen);
+	}
+	BY_QUERIES(mix, q, t->n, t, 0, dtype == KERN_I8 ? most : least, dtype)
+	for (; dtype != KERN_I8 && row < t->n_rows; row++)
+		if (seen(t, at, row) > least)
+			BY_QUERIES(mix, row * t->n_heads, (row + 1) * t->n_heads, t, least, seen(t, at, row), dtype)
 }
 
-INLINE void walk(struct tile *t, enum kern_dtype dtype)
+static void walk_f32(struct tile *t)
 {
-	uint32_t last = t->seq->first_position + t->row + t->n_rows - 1;
-	const uint8_t *keys, *values;
+	for (uint32_t at = 0; seen(t, at, t->n_rows - 1); at += STRETCH)
+		see_stretch(t, at, KERN_F32);
+}
 
-	for (uint32_t at = 0; at <= last; at += SPAN) {
-		uint32_t first = t->seq->first_position + t->row;
-		locate(t, at, &keys, &values);
-		if (first >= at + SPAN - 1) { /* all rows see all of it */
-			see_span(t, 0, t->n, SPAN, keys, values, dtype);
-			continue;
-		}
-		for (uint32_t i = 0; i < t->n_rows; i++) {
-			uint32_t seen = first + i < at ? 0 : first + i - at + 1;
-			if (seen)
-				see_span(t, i * t->n_heads, (i + 1) * t->n_heads, seen < SPAN ? seen : SPAN, keys, values,
-					 dtype);
-		}
+static void walk_bf16(struct tile *t)
+{
+	for (uint32_t at = 0; seen(t, at, t->n_rows - 1); at += STRETCH)
+		see_stretch(t, at, KERN_BF16);
+}
+
+static void walk_int8(struct tile *t)
+{
+	for (uint32_t at = 0; seen(t, at, t->n_rows - 1); at += STRETCH)
+		see_stretch(t, at, KERN_I8);
+}
+
+/* A query times what makes a score of it, in powers of 2. */
+static void take_query(struct tile *t, unsigned q, const float *from)
+{
+	float scale = 0x1.715476p0f / sqrtf((float)t->e), x[KV_HEAD_DIM_MAX];
+	int16_t code[KV_HEAD_DIM_MAX];
+	vf most = v_zero();
+
+	for (uint32_t j = 0; j < t->e; j++)
+		t->q[j][q] = x[j] = from[j] * scale;
+	if (t->a->kv->dtype == KERN_I8) {
+		for (uint32_t j = 0; j < t->e; j += VL)
+			most = v_max(most, v_abs(v_load(x + j)));
+		t->q_scale[q] = to_int16(x, t->e, v_most(most), code);
+		for (uint32_t j = 0; j < t->e; j++)
+			t->q16[j / 2][q][j % 2] = code[j];
 	}
+	t->most[q] = -FLT_MAX;
+	memset(t->sum[q], 0, sizeof t->sum[q]);
+	memset(t->y + q * t->e, 0, t->e * sizeof(float));
 }
 
 static void run_tile(struct tile *t)
 {
 	const struct kern_attention *a = t->a;
-	uint32_t e = a->kv->head_dim;
+	size_t at = ((size_t)(t->seq->first_row + t->row) * a->n_heads + t->head) * t->e;
 
 	t->n = t->n_rows * t->n_heads;
-	for (unsigned q = 0; q < t->n; q++) {
-		size_t row = t->seq->first_row + t->row + q / t->n_heads;
-		t->q[q] = a->q + (row * a->n_heads + t->head + q % t->n_heads) * e;
-		t->most[q] = -FLT_MAX;
-		memset(t->sum[q], 0, sizeof t->sum[q]);
-		memset(t->y[q], 0, e * sizeof(float));
-	}
-	if (a->kv->dtype == KERN_F32)
-		walk(t, KERN_F32);
-	else
-		walk(t, KERN_BF16);
+	for (unsigned q = 0; q < t->n; q++)
+		take_query(t, q, a->q + at + ((size_t)(q / t->n_heads) * a->n_heads + q % t->n_heads) * t->e);
+	(a->kv->dtype == KERN_F32 ? walk_f32 : a->kv->dtype == KERN_BF16 ? walk_bf16 : walk_int8)(t);
 	for (unsigned q = 0; q < t->n; q++) {
 		vf inverse = v_set(1 / v_sum(v_load(t->sum[q])));
-		float *y = a->y + (t->q[q] - a->q);
-		for (uint32_t j = 0; j < e; j += VL)
-			v_store(y + j, v_mul(v_load(t->y[q] + j), inverse));
+		float *y = a->y + at + ((size_t)(q / t->n_heads) * a->n_heads + q % t->n_heads) * t->e;
+		for (uint32_t j = 0; j < t->e; j += VL)
+			v_store(y + j, v_mul(v_load(t->y + q * t->e + j), inverse));
 	}
 }
+
+/* ---- parts ---- */
 
 /* Heads [head, end) of a tile of rows, a few of one KV head at a time. */
 static void run_heads(struct tile *t, uint32_t head, uint32_t end)
@@ -221,71 +422,64 @@ static void run_heads(struct tile *t, uint32_t head, uint32_t end)
 	}
 }
 
+struct cut { /* of the work into parts */
+	uint32_t rows;  /* of a tile */
+	uint32_t heads; /* that stay together: one, or all of a KV head if there is enough to do for all parts */
+	uint64_t total;
+};
+
 /* About how long a head of a tile takes. */
 static uint64_t cost(const struct kern_seq *seq, uint32_t row, uint32_t n_rows)
 {
-	return (uint64_t)n_rows * (seq->first_position + row + n_rows + SPAN);
+	return (uint64_t)n_rows * (seq->first_position + row + n_rows + KV_SPAN);
+}
+
+static uint32_t rows_of(const struct cut *c, const struct kern_seq *seq, uint32_t row)
+{
+	return seq->n_rows - row < c->rows ? seq->n_rows - row : c->rows;
+}
+
+static struct cut make_cut(const struct kern_attention *a, unsigned n_parts)
+{
+	uint32_t group = a->n_heads / a->kv->n_kv_heads;
+	struct cut c = { .rows = QUERIES / (group < HEADS ? group : HEADS) };
+	uint64_t units = 0;
+
+	for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
+		for (uint32_t row = 0; row < s->n_rows; row += c.rows, units += a->kv->n_kv_heads)
+			c.total += a->n_heads * cost(s, row, rows_of(&c, s, row));
+	c.heads = units * 2 < n_parts ? 1 : group;
+	return c;
+}
+
+/* The first head of a tile of which a head begins at `at` and takes `each` that begins at or after `border`. */
+static uint32_t first_head(uint64_t border, uint64_t at, uint64_t each, const struct cut *c, uint32_t n_heads)
+{
+	uint64_t bundle = each * c->heads, head = at >= border ? 0 : (border - at + bundle - 1) / bundle * c->heads;
+
+	return head < n_heads ? (uint32_t)head : n_heads;
 }
 
 /* Every part walks all tiles and takes, of each, the heads whose cost begins within its share of the whole. */
 void X86(attention)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
 {
 	const struct kern_attention *a = args;
-	const struct kern_seq *end = a->step->seq + a->step->n_seqs;
-	uint64_t total = 0, at = 0;
-	struct tile t = { .a = a };
+	struct tile t; /* not cleared: it is large */
+	uint64_t at = 0;
 
-	if (a->kv->head_dim % SPAN || a->kv->block_tokens % SPAN || a->kv->head_dim > HEAD_DIM_MAX) {
+	if (!x86_kv_own(a->kv)) {
 		kern_ref.ops->attention(device, args, part, n_parts);
 		return;
 	}
-	for (t.seq = a->step->seq; t.seq < end; t.seq++)
-		for (uint32_t row = 0; row < t.seq->n_rows; row += ROWS)
-			total += a->n_heads * cost(t.seq, row, t.seq->n_rows - row < ROWS ? t.seq->n_rows - row : ROWS);
-	uint64_t from = total * part / n_parts, to = total * (part + 1) / n_parts;
-	for (t.seq = a->step->seq; t.seq < end; t.seq++)
-		for (t.row = 0; t.row < t.seq->n_rows; t.row += ROWS) {
-			t.n_rows = t.seq->n_rows - t.row < ROWS ? t.seq->n_rows - t.row : ROWS;
-			uint64_t each = cost(t.seq, t.row, t.n_rows), whole = each * a->n_heads;
-			uint32_t first = at >= from ? 0 : (uint32_t)((from - at + each - 1) / each);
-			uint32_t past = at >= to ? 0 : (uint32_t)((to - at + each - 1) / each);
-			run_heads(&t, first < a->n_heads ? first : a->n_heads, past < a->n_heads ? past : a->n_heads);
-			at += whole;
+	struct cut c = make_cut(a, n_parts);
+	uint64_t from = c.total * part / n_parts, to = c.total * (part + 1) / n_parts;
+	t.a = a;
+	t.e = a->kv->head_dim;
+	for (t.seq = a->step->seq; t.seq < a->step->seq + a->step->n_seqs; t.seq++)
+		for (t.row = 0; t.row < t.seq->n_rows; t.row += c.rows) {
+			t.n_rows = rows_of(&c, t.seq, t.row);
+			uint64_t each = cost(t.seq, t.row, t.n_rows);
+			run_heads(&t, first_head(from, at, each, &c, a->n_heads), first_head(to, at, each, &c, a->n_heads));
+			at += each * a->n_heads;
 		}
-}
-
-static void write_row(const struct kern_kv_write *a, const struct kern_seq *seq, uint32_t i)
-{
-	const struct kern_kv_layout *kv = a->kv;
-	uint32_t e = kv->head_dim, position = seq->first_position + i, token = position % kv->block_tokens;
-	size_t half = (size_t)kv->n_kv_heads * kv->block_tokens * e;
-	uint8_t *to = (uint8_t *)a->step->kv_block[seq->block_index + position / kv->block_tokens] + a->layer * kv->layer_bytes;
-
-	for (uint32_t head = 0; head < kv->n_kv_heads; head++) {
-		const float *k = a->k + ((size_t)(seq->first_row + i) * kv->n_kv_heads + head) * e;
-		const float *v = a->v + ((size_t)(seq->first_row + i) * kv->n_kv_heads + head) * e;
-		size_t key = (size_t)head * kv->block_tokens * e + token;
-		size_t value = half + ((size_t)head * kv->block_tokens + token) * e;
-		for (uint32_t j = 0; kv->dtype == KERN_F32 && j < e; j++) {
-			((float *)to)[key + (size_t)j * kv->block_tokens] = k[j];
-			((float *)to)[value + j] = v[j];
-		}
-		for (uint32_t j = 0; kv->dtype == KERN_BF16 && j < e; j++) {
-			((uint16_t *)to)[key + (size_t)j * kv->block_tokens] = quant_to_bf16(k[j]);
-			((uint16_t *)to)[value + j] = quant_to_bf16(v[j]);
-		}
-	}
-}
-
-void X86(kv_write)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
-{
-	const struct kern_kv_write *a = args;
-	uint32_t first, end;
-
-	(void)device;
-	host_part(a->step->n_rows, 1, part, n_parts, &first, &end);
-	for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++)
-		for (uint32_t i = 0; i < s->n_rows; i++)
-			if (s->first_row + i >= first && s->first_row + i < end)
-				write_row(a, s, i);
 }
