@@ -58,6 +58,8 @@ static int open_cuda(struct compute *c, const struct options *options, struct di
 	c->backend = kern_cuda();
 	if (!c->backend)
 		return diag_set(diag, COMPUTE_E_REFUSED, "device: this build has no CUDA backend");
+	if (options->kv_type == OPTIONS_KV_INT8)
+		return diag_set(diag, COMPUTE_E_REFUSED, "kv-type: int8: a GPU keeps keys and values in bf16 or f32 only");
 	c->isa = c->backend->name;
 	(void)snprintf(c->name, sizeof(c->name), "cuda:%u", number);
 	r = c->backend->device->open(&c->device, number, &why);
@@ -202,14 +204,29 @@ static int make_device_pool(struct compute *c, const struct options *options, st
 	return r > 0 ? COMPUTE_OK : explain(c, r, "the host cache", diag);
 }
 
-static int make_kv(struct compute *c, struct diag *diag)
+static enum kern_dtype kv_dtype(const struct compute *c, const struct options *options)
+{
+	switch (options->kv_type) {
+	case OPTIONS_KV_F32:
+		return KERN_F32;
+	case OPTIONS_KV_BF16:
+		return KERN_BF16;
+	case OPTIONS_KV_INT8:
+		return KERN_I8;
+	case OPTIONS_KV_AUTO:
+		break;
+	}
+	return model_precision(c->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16;
+}
+
+static int make_kv(struct compute *c, const struct options *options, struct diag *diag)
 {
 	const struct model_config *config = model_config(c->model);
 	const struct kv_shape shape = {
 		.n_layers = config->geometry.n_layers,
 		.n_kv_heads = config->geometry.n_kv_heads,
 		.head_dim = config->geometry.head_dim,
-		.dtype = model_precision(c->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16,
+		.dtype = kv_dtype(c, options),
 	};
 	int r = kv_new(&c->kv, c->pool, &shape);
 
@@ -255,7 +272,7 @@ static int init_on(struct compute *c, bool cuda, const struct order *order, stru
 	if (!r)
 		r = cuda ? make_device_pool(c, options, diag) : make_cpu_pool(c, options, diag);
 	if (!r)
-		r = make_kv(c, diag);
+		r = make_kv(c, options, diag);
 	if (!r)
 		r = make_step(c, options, diag);
 	return error_trace(r);

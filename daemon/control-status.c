@@ -24,13 +24,19 @@ static const char *precision_name(enum kern_precision precision)
 	return "unknown";
 }
 
+static const char *kv_type_name(enum kern_dtype dtype)
+{
+	return dtype == KERN_F32 ? "f32" : dtype == KERN_BF16 ? "bf16" : "int8";
+}
+
 static json_t *model_json(const struct parts *parts, const struct metrics *metrics)
 {
 	const struct model_config *config = model_config(parts->model);
 	const struct image_geometry *geometry = &config->geometry;
 
-	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", config->name, "path",
-			 parts->options->model, "precision", precision_name(model_precision(parts->model)), "layers",
+	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", config->name, "path",
+			 parts->options->model, "precision", precision_name(model_precision(parts->model)), "kv_type",
+			 kv_type_name(kv_layout(parts->compute->kv)->dtype), "layers",
 			 (json_int_t)geometry->n_layers, "hidden", (json_int_t)geometry->hidden, "vocab",
 			 (json_int_t)geometry->vocab, "context", (json_int_t)config->context, "weight_bytes",
 			 (json_int_t)metrics->weight_bytes);

@@ -14,6 +14,12 @@
 
 struct rig *rig_new(const char *path, enum model_precision precision, const struct kern_backend *backend, unsigned n_threads)
 {
+	return rig_new_kv(path, precision, _KERN_DTYPE_N, backend, n_threads);
+}
+
+struct rig *rig_new_kv(const char *path, enum model_precision precision, enum kern_dtype kv_type,
+		       const struct kern_backend *backend, unsigned n_threads)
+{
 	struct rig *rig = calloc(1, sizeof(*rig));
 	struct model_options options = { .path = path, .precision = precision, .backend = backend };
 	struct step_limits limits = { .rows = RIG_ROWS, .seqs = RIG_SEQS };
@@ -34,7 +40,9 @@ struct rig *rig_new(const char *path, enum model_precision precision, const stru
 		.n_layers = g->n_layers,
 		.n_kv_heads = g->n_kv_heads,
 		.head_dim = g->head_dim,
-		.dtype = model_precision(rig->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16,
+		.dtype = kv_type != _KERN_DTYPE_N				     ? kv_type :
+			 model_precision(rig->model) == KERN_PRECISION_F32 ? KERN_F32 :
+									     KERN_BF16,
 	};
 	ck_assert_int_eq(mem_region_init(&rig->region, "rig", POOL_BYTES), 0);
 	ck_assert_int_eq(pool_new(&rig->pool, rig->region.base, rig->region.bytes), 0);

@@ -31,6 +31,9 @@ struct rig_lora {
 };
 
 struct rig *rig_new(const char *path, enum model_precision precision, const struct kern_backend *backend, unsigned n_threads);
+/* With keys and values of that type; _KERN_DTYPE_N: what suits the precision. */
+struct rig *rig_new_kv(const char *path, enum model_precision precision, enum kern_dtype kv_type,
+		       const struct kern_backend *backend, unsigned n_threads);
 struct rig *rig_free(struct rig *rig);
 DEFINE_CLEANUP(struct rig *, rig_free)
 

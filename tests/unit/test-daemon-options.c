@@ -57,7 +57,7 @@ static void write_file(const char *text)
 START_TEST(all_on_the_command_line)
 {
 	ck_assert_int_eq(read_words("--model m --store=s --socket k --device cpu --precision bf16 --threads 3 --isa avx2 "
-				    "--device-memory 2G --host-cache=64M --context 100",
+				    "--device-memory 2G --host-cache=64M --context 100 --kv-type int8",
 				    &nowhere),
 			 OPTIONS_OK);
 	ck_assert_str_eq(options.model, "m");
@@ -70,6 +70,7 @@ START_TEST(all_on_the_command_line)
 	ck_assert_uint_eq(options.device_memory, UINT64_C(2) << 30);
 	ck_assert_uint_eq(options.host_cache, 64 << 20);
 	ck_assert_uint_eq(options.context, 100);
+	ck_assert_int_eq(options.kv_type, OPTIONS_KV_INT8);
 }
 END_TEST
 
@@ -110,6 +111,7 @@ static const struct {
 	{ "--model m --device-memory 99999999999999G", "device-memory", OPTIONS_E_INVALID },
 	{ "--model m --device-memory 0", "device-memory", OPTIONS_E_INVALID },
 	{ "--model m --precision f64", "f64", OPTIONS_E_INVALID },
+	{ "--model m --kv-type int4", "int4", OPTIONS_E_INVALID },
 	{ "--model m --isa mmx", "mmx", OPTIONS_E_INVALID },
 	{ "--model m --device tpu", "tpu", OPTIONS_E_INVALID },
 	{ "--model m --config /nonexistent/x", "/nonexistent/x", OPTIONS_E_INVALID },
@@ -139,7 +141,7 @@ START_TEST(file_has_the_same_options)
 	char words[128];
 
 	write_file("# all of them\nmodel = m\nstore = s\nsocket = k\ndevice = cpu\nprecision = f32\nthreads = 2\n"
-		   "isa = scalar\ndevice_memory = 1M\nhost-cache = 4K\ncontext = 7\n");
+		   "isa = scalar\ndevice_memory = 1M\nhost-cache = 4K\ncontext = 7\nkv_type = bf16\n");
 	(void)snprintf(words, sizeof(words), "--config %s --context 9", path);
 	ck_assert_int_eq(read_words(words, &nowhere), OPTIONS_OK);
 	ck_assert_str_eq(options.model, "m");
@@ -148,6 +150,7 @@ START_TEST(file_has_the_same_options)
 	ck_assert_uint_eq(options.device_memory, 1 << 20);
 	ck_assert_uint_eq(options.host_cache, 4096);
 	ck_assert_uint_eq(options.context, 9);
+	ck_assert_int_eq(options.kv_type, OPTIONS_KV_BF16);
 }
 END_TEST
 

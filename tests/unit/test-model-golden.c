@@ -107,12 +107,12 @@ static void compare(struct rig *rig, const char *name, const json_t *expected, c
 	ck_assert_msg(d.sum / d.n <= limits->mean && d.max <= limits->max, "%s: mean %g, max %g", name, d.sum / d.n, d.max);
 }
 
-static void compare_all(const char *path, enum model_precision precision, const struct limits *base,
-			const struct limits *adapted)
+static void compare_all(const char *path, enum model_precision precision, enum kern_dtype kv_type,
+			const struct limits *base, const struct limits *adapted)
 {
 	const char *adapters = setting("LORAD_TEST_ADAPTERS"), *name;
-	_cleanup_(rig_freep) struct rig *rig = rig_new(path, precision, kern_cpu(kern_cpu_best()), 2);
-	bool exact = precision == MODEL_F32;
+	_cleanup_(rig_freep) struct rig *rig = rig_new_kv(path, precision, kv_type, kern_cpu(kern_cpu_best()), 2);
+	bool exact = precision == MODEL_F32 && kv_type != KERN_I8;
 	json_t *expected;
 
 	compare(rig, "base", json_object_get(golden, "base"), NULL, base, exact);
@@ -136,7 +136,7 @@ START_TEST(f32_equals_transformers)
 	static const struct limits limits = { 0.001, 0.01 };
 
 	if (setting("LORAD_TEST_HF"))
-		compare_all(setting("LORAD_TEST_HF"), MODEL_F32, &limits, &limits);
+		compare_all(setting("LORAD_TEST_HF"), MODEL_F32, KERN_F32, &limits, &limits);
 }
 END_TEST
 
@@ -146,7 +146,18 @@ START_TEST(int8_is_close)
 	static const struct limits base = { 0.07, 0.6 }, adapted = { 0.085, 0.6 };
 
 	if (setting("LORAD_TEST_MODEL"))
-		compare_all(setting("LORAD_TEST_MODEL"), MODEL_AUTO, &base, &adapted);
+		compare_all(setting("LORAD_TEST_MODEL"), MODEL_AUTO, KERN_BF16, &base, &adapted);
+}
+END_TEST
+
+START_TEST(int8_keys_and_values_are_close)
+{
+	static const struct limits exact = { 0.03, 0.4 }, base = { 0.07, 0.6 }, adapted = { 0.085, 0.7 };
+
+	if (!setting("LORAD_TEST_MODEL"))
+		return;
+	compare_all(setting("LORAD_TEST_MODEL"), MODEL_F32, KERN_I8, &exact, &exact);
+	compare_all(setting("LORAD_TEST_MODEL"), MODEL_AUTO, KERN_I8, &base, &adapted);
 }
 END_TEST
 
@@ -156,7 +167,7 @@ START_TEST(f32_of_gguf_equals_transformers)
 	static const struct limits limits = { 0.001, 0.01 };
 
 	if (setting("LORAD_TEST_MODEL"))
-		compare_all(setting("LORAD_TEST_MODEL"), MODEL_F32, &limits, &limits);
+		compare_all(setting("LORAD_TEST_MODEL"), MODEL_F32, KERN_F32, &limits, &limits);
 }
 END_TEST
 
@@ -182,6 +193,7 @@ int main(void)
 	tcase_set_timeout(tc, 600);
 	tcase_add_test(tc, f32_equals_transformers);
 	tcase_add_test(tc, int8_is_close);
+	tcase_add_test(tc, int8_keys_and_values_are_close);
 	tcase_add_test(tc, f32_of_gguf_equals_transformers);
 	suite_add_tcase(suite, tc);
 	failed = run_suite(suite);

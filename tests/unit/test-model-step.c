@@ -175,10 +175,11 @@ static bool same_results(const struct request *a, const struct request *b)
 	return true;
 }
 
-static void compare_batch_with_alone(const struct kern_backend *backend, enum model_precision precision, unsigned threads)
+static void compare_batch_with_alone(const struct kern_backend *backend, enum model_precision precision,
+				     enum kern_dtype kv_type, unsigned threads)
 {
 	static struct request alone[N_REQUESTS], together[N_REQUESTS], backwards[N_REQUESTS];
-	struct rig *rig = rig_new(tiny.folder, precision, backend, threads);
+	struct rig *rig = rig_new_kv(tiny.folder, precision, kv_type, backend, threads);
 
 	make_requests(alone);
 	make_requests(together);
@@ -201,7 +202,17 @@ START_TEST(batch_equals_alone)
 	const struct kern_backend *backend = backend_of(_i % _KERN_ISA_N);
 
 	if (backend)
-		compare_batch_with_alone(backend, MODEL_F32 + _i / _KERN_ISA_N % 2, 1 + (unsigned)_i / (2 * _KERN_ISA_N) * 2);
+		compare_batch_with_alone(backend, MODEL_F32 + _i / _KERN_ISA_N % 2, _KERN_DTYPE_N,
+					 1 + (unsigned)_i / (2 * _KERN_ISA_N) * 2);
+}
+END_TEST
+
+START_TEST(batch_equals_alone_with_int8_keys)
+{
+	const struct kern_backend *backend = backend_of(_i);
+
+	if (backend)
+		compare_batch_with_alone(backend, MODEL_BF16, KERN_I8, 3);
 }
 END_TEST
 
@@ -291,6 +302,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_loop_test(tc, prefill_may_be_cut_anywhere, 0, _KERN_ISA_N);
 	tcase_add_loop_test(tc, batch_equals_alone, 0, 4 * _KERN_ISA_N);
+	tcase_add_loop_test(tc, batch_equals_alone_with_int8_keys, 0, _KERN_ISA_N);
 	tcase_add_test(tc, unlike_adapters_are_counted);
 	tcase_add_test(tc, adapters_equal_merged_weights);
 	tcase_add_test(tc, tokens_seen_reach_the_sampler);
