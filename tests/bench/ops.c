@@ -207,11 +207,11 @@ static void bench_lora(struct bench *b, uint32_t n_segments, uint32_t rows, uint
 
 /* ---- attention: n requests of rows each behind a past ---- */
 
-static void bench_attention(struct bench *b, uint32_t n_seqs, uint32_t rows, uint32_t past)
+static void bench_attention(struct bench *b, enum kern_dtype dtype, uint32_t n_seqs, uint32_t rows, uint32_t past)
 {
 	enum { HEADS = 9, KV_HEADS = 3, E = 64, TOKENS = 48, LAYERS = 30 };
-	size_t layer = 2 * (size_t)KV_HEADS * TOKENS * E * 2;
-	struct kern_kv_layout kv = { KERN_BF16, TOKENS, KV_HEADS, E, layer };
+	size_t token = KV_HEADS * kern_kv_bytes(dtype, E), layer = TOKENS * token;
+	struct kern_kv_layout kv = { dtype, TOKENS, KV_HEADS, E, layer };
 	uint32_t blocks = (past + rows + TOKENS - 1) / TOKENS;
 	struct kern_seq *seq = calloc(n_seqs, sizeof *seq);
 	void **block = calloc((size_t)n_seqs * blocks, sizeof *block);
@@ -236,8 +236,8 @@ static void bench_attention(struct bench *b, uint32_t n_seqs, uint32_t rows, uin
 			best = t < best ? t : best;
 		}
 	}
-	snprintf(what, sizeof what, "attention %u x %u rows after %u", n_seqs, rows, past);
-	print(b, what, best, (double)n_seqs * (past + rows) * KV_HEADS * E * 4, 4.0 * n_seqs * keys * HEADS * E, b->peak.fma);
+	snprintf(what, sizeof what, "attention %s, %u x %u rows after %u", dtype == KERN_I8 ? "int8" : "bf16", n_seqs, rows, past);
+	print(b, what, best, (double)n_seqs * (past + rows) * (double)token, 4.0 * n_seqs * keys * HEADS * E, b->peak.fma);
 	free(seq);
 	free(block);
 }
@@ -324,10 +324,12 @@ static void bench_all(struct bench *b)
 		bench_lora(b, 16, 1, 64);
 		bench_lora(b, 1, 512, 16);
 	}
-	if (wanted(b, "attention")) {
-		bench_attention(b, 1, 1, 4095);
-		bench_attention(b, 16, 1, 255);
-		bench_attention(b, 1, 512, 0);
+	for (unsigned i = 0; wanted(b, "attention") && i < 2; i++) {
+		enum kern_dtype dtype = i ? KERN_I8 : KERN_BF16;
+		bench_attention(b, dtype, 1, 1, 4095);
+		bench_attention(b, dtype, 16, 1, 255);
+		bench_attention(b, dtype, 1, 512, 0);
+		bench_attention(b, dtype, 1, 512, 3584);
 	}
 	if (wanted(b, "rows")) {
 		bench_rows(b, 1);

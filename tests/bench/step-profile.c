@@ -76,7 +76,14 @@ static void report(const struct load *load, uint64_t wall, uint64_t least)
 	       100.0 * (double)(wall - sum) / (double)wall);
 }
 
-static void measure(struct rig *rig, const struct load *load, const struct step_adapter *adapter)
+/* Decodes behind a long context in both types of keys and values, as a part of the speed at a short one. */
+static const struct load contexts[] = {
+	{ "decode of 1, context 64", 1, 1, 64, 60 },
+	{ "decode of 1, context 4096", 1, 1, 4096, 60 },
+	{ "decode of 16, context 256", 16, 1, 256, 30 },
+};
+
+static uint64_t measure(struct rig *rig, const struct load *load, const struct step_adapter *adapter)
 {
 	static uint32_t tokens[RIG_ROWS];
 	struct kern_result result[RIG_SEQS];
@@ -114,6 +121,7 @@ static void measure(struct rig *rig, const struct load *load, const struct step_
 	report(load, clock_ns() - start, least);
 	for (uint32_t i = 0; i < load->n_seqs; ++i)
 		kv_drop(rig->kv, &kv[i]);
+	return least;
 }
 
 static struct settings {
@@ -121,6 +129,19 @@ static struct settings {
 	enum kern_isa isa;
 	unsigned threads;
 } settings;
+
+static void compare_contexts(const struct kern_backend *backend, enum kern_dtype kv_type)
+{
+	struct rig *rig = rig_new_kv(settings.model, MODEL_AUTO, kv_type, backend, settings.threads);
+	uint64_t least[3];
+
+	printf("\nkeys and values in %s:\n", kv_type == KERN_I8 ? "int8" : "bf16");
+	for (size_t i = 0; i < 3; ++i)
+		least[i] = measure(rig, &contexts[i], NULL);
+	printf("\n%s: decode at context 4096 has %.0f %% of the speed at 64\n", kv_type == KERN_I8 ? "int8" : "bf16",
+	       100.0 * (double)least[0] / (double)least[1]);
+	rig_free(rig);
+}
 
 /* A test only because the rig's checks want to run in one. */
 START_TEST(profile)
@@ -146,10 +167,12 @@ START_TEST(profile)
 	printf("%s, %u threads, %.1f MiB of weights\n", timed.name, team_size(rig->team),
 	       (double)model_weight_bytes(rig->model) / (1 << 20));
 	for (size_t i = 0; i < sizeof(loads) / sizeof(*loads); ++i)
-		measure(rig, &loads[i], settings.adapter ? &adapter : NULL);
+		(void)measure(rig, &loads[i], settings.adapter ? &adapter : NULL);
 	if (settings.adapter)
 		rig_lora_close(&lora);
 	rig_free(rig);
+	compare_contexts(&timed, KERN_BF16);
+	compare_contexts(&timed, KERN_I8);
 }
 END_TEST
 
