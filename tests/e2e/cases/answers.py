@@ -82,6 +82,27 @@ def batch_equals_alone_gguf(world, d):
 
 
 @case(daemon="gguf")
+def int8_keys_and_values(world, d):
+    """Near what bf16 ones give, but not the same; the same bits alone, in a batch and when scored."""
+    if not world.exact:
+        raise Skipped("a GPU has no int8 keys and values")
+    small = world.daemon("--kv-type", "int8", "--device-memory", "256M")
+    check_equal((small.status()["model"]["kv_type"], d.status()["model"]["kv_type"]), ("int8", "bf16"), "types in status")
+    ask = lambda p: small.generate("-n", 60, "--ignore-eos", "--logprobs", 1, "--prompt", p)
+    prompts = ["The three primary colours are", "Hello", "def main():", "1, 2, 3, 4, 5, " * 20]
+    alone = [ask(p) for p in prompts]
+    for p, a, b in zip(prompts, alone, together([lambda p=p: ask(p) for p in prompts])):
+        check_equal((b["tokens"], b["logprobs"]), (a["tokens"], a["logprobs"]), f"{p!r} in a batch")
+    for p, a in zip(prompts, alone):
+        tokens = small.ctl("score", "--json", "--prompt", p).json()["tokens"] + a["tokens"]
+        score = lambda of: of.ctl("score", "--json", "--tokens", ",".join(map(str, tokens))).json()["logprobs"][1:]
+        got, wanted = score(small), score(d)
+        check_equal(got[-60:], a["logprobs"], f"{p!r} scored after it was generated")
+        off = sum(abs(x - y) for x, y in zip(got, wanted)) / len(got)
+        check(0 < off <= 0.07, f"{p!r}: {off:.4f} off in the mean")
+
+
+@case(daemon="gguf")
 def unlike_adapters_share_steps(world, d):
     metric = "lorad_adapters_in_steps_total"
     before = d.metric(metric), d.metric("lorad_steps_total")

@@ -154,6 +154,7 @@ LORAD = [
     (["--device", "tpu"], 1, r"tpu"),
     (["--device", "cuda:1000"], 1, r"cuda"),
     (["--precision", "f64"], 1, r"f64"),
+    (["--kv-type", "int4"], 1, r"int4"),
     (["--isa", "mmx"], 1, r"mmx"),
     (["--threads", "0"], 1, r"threads"),
     (["--threads", "many"], 1, r"many"),

@@ -309,6 +309,7 @@ def gpu_that_cannot_be_had(world):
     refused_gpu(tiny, "device: cuda:0: .*no", CUDASIM_DEVICES="0")
     refused_gpu(tiny, "device: cuda:0: .*driver.*12", CUDASIM_DRIVER="12000")
     refused_gpu(tiny, "device: cuda:7: ", "--device", "cuda:7")
+    refused_gpu(tiny, "kv-type: int8: ", "--kv-type", "int8")
     refused_gpu(tiny, "the weights need .* of device memory, .* are free", CUDASIM_MEMORY="48M")
     refused_gpu(tiny, "device-memory: 4096 MiB asked for, .* MiB are available", "--device-memory", "4G", CUDASIM_MEMORY="1G")
     refused_gpu(tiny, "device-memory: .* does not fit: .* MiB are free", "--device-memory", "900M", CUDASIM_MEMORY="1G")
