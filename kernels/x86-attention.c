@@ -100,9 +100,9 @@ INLINE void score_spans(struct tile *t, uint32_t span, enum kern_dtype dtype, un
 		UNROLL for (unsigned s = 0; s < spans; s++)
 			UNROLL for (unsigned v = 0; v < VECTORS; v++)
 				sum[i][s][v] = v_zero();
-	for (uint32_t j = 0; j < t->e; j++)
+	for (size_t j = 0; j < t->e; j++)
 		UNROLL for (unsigned s = 0; s < spans; s++) {
-			size_t at = (size_t)j * KV_SPAN;
+			size_t at = j * KV_SPAN;
 			load16(dtype, t->span[span + s].keys, at, k);
 			ask_ahead((const uint8_t *)t->ahead[span + s].keys + at * kern_kv_number(dtype), n);
 			UNROLL for (unsigned i = 0; i < n; i++)
@@ -127,18 +127,20 @@ INLINE vi pair_at(const int16_t *p)
 INLINE void score_group(struct tile *t, uint32_t span, uint32_t group, unsigned q, unsigned n)
 {
 	uint32_t j = group * KERN_KV_GROUP, end = t->e - j < KERN_KV_GROUP ? t->e : j + KERN_KV_GROUP;
-	const int8_t *keys = t->span[span].keys, *ahead = t->ahead[span].keys;
+	const int8_t *keys = (const int8_t *)t->span[span].keys + (size_t)j * KV_SPAN;
+	const int8_t *ahead = (const int8_t *)t->ahead[span].keys + (size_t)j * KV_SPAN;
+	int16_t (*query)[QUERIES][2] = &t->q16[j / 2];
 	vi sum[ABREAST][VECTORS];
 
 	UNROLL for (unsigned i = 0; i < n; i++)
 		UNROLL for (unsigned v = 0; v < VECTORS; v++)
 			sum[i][v] = v_izero();
-	for (; j < end; j += 2) {
-		ask_ahead(ahead + (size_t)j * KV_SPAN, n);
+	for (; j < end; j += 2, query++, keys += 2 * KV_SPAN, ahead += 2 * KV_SPAN) {
+		ask_ahead(ahead, n);
 		UNROLL for (unsigned v = 0; v < VECTORS; v++) {
-			vi k = v_widen8(keys + (size_t)j * KV_SPAN + v * VL * 2);
+			vi k = v_widen8(keys + v * VL * 2);
 			UNROLL for (unsigned i = 0; i < n; i++)
-				sum[i][v] = v_dot16(sum[i][v], pair_at(t->q16[j / 2][q + i]), k);
+				sum[i][v] = v_dot16(sum[i][v], pair_at((*query)[q + i]), k);
 		}
 	}
 	UNROLL for (unsigned i = 0; i < n; i++)
@@ -254,11 +256,11 @@ INLINE void mix_units(struct tile *t, uint32_t from, uint32_t to, enum kern_dtyp
 	while (from < to) {
 		const uint8_t *values = t->span[from / KV_SPAN].values, *ahead = t->ahead[from / KV_SPAN].values;
 		uint32_t end = (from / KV_SPAN + 1) * KV_SPAN < to ? (from / KV_SPAN + 1) * KV_SPAN : to;
-		for (; from < end; from++)
+		size_t at = (size_t)(from % KV_SPAN) * t->e + j;
+		for (; from < end; from++, at += t->e)
 			UNROLL for (unsigned u = 0; u < units; u++) {
-				size_t at = (size_t)(from % KV_SPAN) * t->e + j + u * KV_SPAN;
-				load16(dtype, values, at, value);
-				ask_ahead(ahead + at * kern_kv_number(dtype), n);
+				load16(dtype, values, at + u * KV_SPAN, value);
+				ask_ahead(ahead + (at + u * KV_SPAN) * kern_kv_number(dtype), n);
 				UNROLL for (unsigned i = 0; i < n; i++)
 					UNROLL for (unsigned v = 0; v < VECTORS; v++)
 						y[i][u][v] = v_fma(v_set(t->p[q + i][from]), value[v], y[i][u][v]);
