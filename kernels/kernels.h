@@ -30,13 +30,18 @@
 extern "C" {
 #endif
 
-enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's blocks of 32 (kernels/quant.h) */
+enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's blocks (kernels/quant.h) */
 	KERN_F32,
 	KERN_F16,
 	KERN_BF16,
 	KERN_Q8_0,
 	KERN_Q4_0,
 	KERN_Q4_1,
+	KERN_Q5_0,
+	KERN_Q5_1,
+	KERN_Q4_K,
+	KERN_Q5_K,
+	KERN_Q6_K,
 	_KERN_DTYPE_N,
 	KERN_I8 = 64, /* no stored matrix's: keys and values as codes and scales, see struct kern_kv_layout */
 };
@@ -378,6 +383,7 @@ static inline uint32_t kern_module(uint32_t layer, enum kern_module module)
 }
 
 size_t kern_row_bytes(enum kern_dtype dtype, uint32_t cols);  /* 0: cols is no multiple of the block */
+const char *kern_dtype_name(enum kern_dtype dtype);           /* of a stored matrix, as ggml spells it */
 size_t kern_dtype_bytes(enum kern_dtype dtype);               /* of one F32, F16 or BF16 number, else 0 */
 
 static inline uint32_t kern_kv_groups(uint32_t head_dim)

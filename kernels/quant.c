@@ -3,6 +3,7 @@
 #include "kernels/quant.h"
 
 #include <assert.h>
+#include <stddef.h>
 
 #include "kernels/host.h"
 
@@ -11,35 +12,145 @@ size_t kern_dtype_bytes(enum kern_dtype dtype)
 	return dtype == KERN_F32 ? 4 : dtype == KERN_F16 || dtype == KERN_BF16 ? 2 : 0;
 }
 
-static size_t block_bytes(enum kern_dtype dtype)
+/* By enum kern_dtype; numbers of a block and its bytes. */
+static const struct format {
+	const char *name;
+	uint16_t numbers, bytes;
+} formats[_KERN_DTYPE_N] = {
+	[KERN_F32] = { "F32", 1, 4 },
+	[KERN_F16] = { "F16", 1, 2 },
+	[KERN_BF16] = { "BF16", 1, 2 },
+	[KERN_Q8_0] = { "Q8_0", 32, sizeof(struct quant_q8_0) },
+	[KERN_Q4_0] = { "Q4_0", 32, sizeof(struct quant_q4_0) },
+	[KERN_Q4_1] = { "Q4_1", 32, sizeof(struct quant_q4_1) },
+	[KERN_Q5_0] = { "Q5_0", 32, sizeof(struct quant_q5_0) },
+	[KERN_Q5_1] = { "Q5_1", 32, sizeof(struct quant_q5_1) },
+	[KERN_Q4_K] = { "Q4_K", 256, sizeof(struct quant_q4_k) },
+	[KERN_Q5_K] = { "Q5_K", 256, sizeof(struct quant_q5_k) },
+	[KERN_Q6_K] = { "Q6_K", 256, sizeof(struct quant_q6_k) },
+};
+
+/** kern_dtype_name() - a stored matrix's type as ggml spells it */
+const char *kern_dtype_name(enum kern_dtype dtype)
 {
-	return dtype == KERN_Q8_0   ? sizeof(struct quant_q8_0)
-	       : dtype == KERN_Q4_0 ? sizeof(struct quant_q4_0)
-	       : dtype == KERN_Q4_1 ? sizeof(struct quant_q4_1)
-				    : 0;
+	return formats[dtype].name;
 }
 
 /**
  * kern_row_bytes() - bytes of one stored row
  *
- * Return: 0 if the dtype is unknown or comes in blocks of 32 and cols is no multiple of that.
+ * Return: 0 if the dtype is unknown or comes in blocks and cols is no multiple of theirs.
  */
 size_t kern_row_bytes(enum kern_dtype dtype, uint32_t cols)
 {
-	if (!quant_is_blocks(dtype))
-		return kern_dtype_bytes(dtype) * cols;
-	return cols % QUANT_BLOCK ? 0 : cols / QUANT_BLOCK * block_bytes(dtype);
+	if (dtype >= _KERN_DTYPE_N || cols % formats[dtype].numbers)
+		return 0;
+	return (size_t)(cols / formats[dtype].numbers) * formats[dtype].bytes;
 }
 
-static void decode_blocks(enum kern_dtype dtype, const uint8_t *block, uint32_t n, float *ret)
+static float load_f16(const uint8_t *p)
 {
-	uint8_t code[QUANT_BLOCK];
-	float d, m;
+	return quant_from_f16(quant_load16(p));
+}
 
-	for (; n; n -= QUANT_BLOCK, block += block_bytes(dtype)) {
-		quant_codes(dtype, block, code, &d, &m);
+static void set_scales(struct quant_group *g, float d, float m)
+{
+	g->d[0] = g->d[1] = d;
+	g->m[0] = g->m[1] = m;
+}
+
+static void nibbles(const uint8_t *q, uint8_t *code)
+{
+	for (unsigned j = 0; j < 16; j++) {
+		code[j] = q[j] & 15;
+		code[j + 16] = q[j] >> 4;
+	}
+}
+
+static void add_high(const uint8_t *high, uint8_t *code)
+{
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		code[j] |= (uint8_t)((high[j / 8] >> j % 8 & 1) << 4);
+}
+
+/* The types of 32 numbers a block. */
+static void group_of_32(enum kern_dtype dtype, const uint8_t *p, struct quant_group *ret)
+{
+	float d = load_f16(p);
+
+	if (dtype == KERN_Q8_0) {
+		set_scales(ret, d, -128 * d);
 		for (unsigned j = 0; j < QUANT_BLOCK; j++)
-			*ret++ = d * (float)code[j] + m;
+			ret->code[j] = p[2 + j] ^ 0x80;
+	} else if (dtype == KERN_Q4_0) {
+		set_scales(ret, d, -8 * d);
+		nibbles(p + offsetof(struct quant_q4_0, q), ret->code);
+	} else if (dtype == KERN_Q4_1) {
+		set_scales(ret, d, load_f16(p + 2));
+		nibbles(p + offsetof(struct quant_q4_1, q), ret->code);
+	} else if (dtype == KERN_Q5_0) {
+		set_scales(ret, d, -16 * d);
+		nibbles(p + offsetof(struct quant_q5_0, q), ret->code);
+		add_high(p + offsetof(struct quant_q5_0, high), ret->code);
+	} else {
+		set_scales(ret, d, load_f16(p + 2));
+		nibbles(p + offsetof(struct quant_q5_1, q), ret->code);
+		add_high(p + offsetof(struct quant_q5_1, high), ret->code);
+	}
+}
+
+/* Group g of a Q4_K block or a Q5_K block, whose heads are the same; high is NULL in the former. */
+static void group_of_k(const uint8_t *head, const uint8_t *high, const uint8_t *q, unsigned g, struct quant_group *ret)
+{
+	const uint8_t *s = head + offsetof(struct quant_q4_k, s);
+	unsigned scale = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
+	unsigned minimum = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | s[g] >> 6 << 4;
+
+	set_scales(ret, load_f16(head) * (float)scale, -load_f16(head + 2) * (float)minimum);
+	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+		ret->code[j] = q[g / 2 * QUANT_BLOCK + j] >> g % 2 * 4 & 15;
+		if (high)
+			ret->code[j] |= (uint8_t)((high[j] >> g & 1) << 4);
+	}
+}
+
+static void group_of_q6_k(const struct quant_q6_k *b, unsigned g, struct quant_group *ret)
+{
+	const uint8_t *q = b->q + g / 4 * 64 + g % 2 * QUANT_BLOCK, *high = b->high + g / 4 * QUANT_BLOCK;
+	unsigned k = g % 4;
+
+	for (unsigned half = 0; half < 2; half++) {
+		ret->d[half] = load_f16(b->d) * (float)b->s[2 * g + half];
+		ret->m[half] = -32 * ret->d[half];
+	}
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		ret->code[j] = (uint8_t)((q[j] >> k / 2 * 4 & 15) | (high[j] >> 2 * k & 3) << 4);
+}
+
+void quant_group(enum kern_dtype dtype, const void *row, uint32_t group, struct quant_group *ret)
+{
+	const uint32_t groups = formats[dtype].numbers / QUANT_BLOCK;
+	const uint8_t *p = (const uint8_t *)row + (size_t)(group / groups) * formats[dtype].bytes;
+	const struct quant_q5_k *five = (const void *)p;
+
+	if (dtype == KERN_Q4_K)
+		group_of_k(p, NULL, p + offsetof(struct quant_q4_k, q), group % groups, ret);
+	else if (dtype == KERN_Q5_K)
+		group_of_k(p, five->high, five->q, group % groups, ret);
+	else if (dtype == KERN_Q6_K)
+		group_of_q6_k((const void *)p, group % groups, ret);
+	else
+		group_of_32(dtype, p, ret);
+}
+
+static void decode_groups(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret)
+{
+	struct quant_group g;
+
+	for (uint32_t group = first / QUANT_BLOCK; group < (first + n) / QUANT_BLOCK; group++) {
+		quant_group(dtype, row, group, &g);
+		for (unsigned j = 0; j < QUANT_BLOCK; j++)
+			*ret++ = g.d[j / 16] * (float)g.code[j] + g.m[j / 16];
 	}
 }
 
@@ -49,7 +160,7 @@ void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32
 
 	if (quant_is_blocks(dtype)) {
 		assert(first % QUANT_BLOCK == 0 && n % QUANT_BLOCK == 0);
-		decode_blocks(dtype, p + first / QUANT_BLOCK * block_bytes(dtype), n, ret);
+		decode_groups(dtype, row, first, n, ret);
 		return;
 	}
 	p += first * kern_dtype_bytes(dtype);

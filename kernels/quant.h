@@ -2,16 +2,34 @@
 /*
  * Number formats: how stored numbers look in bytes, and how activations look when they meet quantised weights.
  *
- * Q8_0, Q4_0 and Q4_1 are ggml's (the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md;
- * block layouts as in ggml's documentation of quantisation types): 32 consecutive numbers of a row share an f16 scale d.
+ * The Q types are ggml's (the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; block
+ * layouts as in ggml's documentation of quantisation types). In the older ones 32 consecutive numbers of a row share an
+ * f16 scale d:
  *
- *   type   bytes  layout               number j
- *   Q8_0   34     f16 d, i8 q[32]      d * q[j]
- *   Q4_0   18     f16 d, u8 q[16]      d * (nibble(j) - 8)
- *   Q4_1   20     f16 d, f16 m, u8 q[16]   d * nibble(j) + m
+ *   type   bytes  layout                               number j
+ *   Q8_0   34     f16 d, i8 q[32]                      d * q[j]
+ *   Q4_0   18     f16 d, u8 q[16]                      d * (nibble(j) - 8)
+ *   Q4_1   20     f16 d, f16 m, u8 q[16]               d * nibble(j) + m
+ *   Q5_0   22     f16 d, u32 high, u8 q[16]            d * (nibble(j) + 16 * bit j of high - 16)
+ *   Q5_1   24     f16 d, f16 m, u32 high, u8 q[16]     d * (nibble(j) + 16 * bit j of high) + m
  *
- * nibble(j) is the low half of q[j] for j < 16, else the high half of q[j - 16]. All values are little endian, and a
- * block may start at any byte, hence the packed structs of bytes.
+ * nibble(j) is the low half of q[j] for j < 16, else the high half of q[j - 16].
+ *
+ * The K types have blocks of 256: the scales of groups of 32 numbers (Q6_K: 16) are small integers, and the f16 d says how
+ * large these are. Number j of group g (Q6_K: of the 32 numbers 32 g ...):
+ *
+ *   Q4_K   144    f16 d, f16 m, u8 s[12], u8 q[128]             d * scale(g) * nibble(g, j) - m * minimum(g)
+ *   Q5_K   176    f16 d, f16 m, u8 s[12], u8 high[32], u8 q[128]  the same with 16 * bit g of high[j] added to the nibble
+ *   Q6_K   210    u8 q[128], u8 high[64], i8 s[16], f16 d       d * s[2 g + j / 16] * (six(g, j) - 32)
+ *
+ * nibble(g, j) is in q[32 * (g / 2) + j], the low half if g is even. scale(g) and minimum(g) are of 6 bits: for g < 4 the
+ * low 6 of s[g] and of s[4 + g]; for g >= 4 the low, and the high, half of s[4 + g] are their low 4 bits, the top 2 of
+ * s[g - 4], and of s[g], their high ones. six(g, j), with h = g / 4 and k = g % 4: its low 4 bits are a half of
+ * q[64 h + 32 * (k % 2) + j], the low half if k < 2, its high ones the bits 2 k, 2 k + 1 of high[32 h + j].
+ *
+ * All values are little endian, and a block may start at any byte, hence the packed structs of bytes. Whatever the type,
+ * 32 consecutive numbers are unsigned codes with an f32 scale and minimum for each half of them: struct quant_group. Scale
+ * and scale times code are exact there, so a number is rounded once, where its minimum is added, as ggml has it.
  *
  * int8 activations (struct quant_q8) are ours: 32 numbers of a row share the f32 scale max|x| / 127; the sum of the
  * codes stands beside them because a weight's minimum multiplies it: sum((d c + m) q s) = s (d sum(c q) + m sum(q)).
@@ -52,8 +70,51 @@ struct quant_q4_1 {
 	uint8_t q[16];
 };
 
-_Static_assert(sizeof(struct quant_q8_0) == 34 && sizeof(struct quant_q4_0) == 18 && sizeof(struct quant_q4_1) == 20,
+struct quant_q5_0 {
+	uint8_t d[2];
+	uint8_t high[4];
+	uint8_t q[16];
+};
+
+struct quant_q5_1 {
+	uint8_t d[2];
+	uint8_t m[2];
+	uint8_t high[4];
+	uint8_t q[16];
+};
+
+struct quant_q4_k {
+	uint8_t d[2];
+	uint8_t m[2];
+	uint8_t s[12];
+	uint8_t q[128];
+};
+
+struct quant_q5_k {
+	uint8_t d[2];
+	uint8_t m[2];
+	uint8_t s[12];
+	uint8_t high[32];
+	uint8_t q[128];
+};
+
+struct quant_q6_k {
+	uint8_t q[128];
+	uint8_t high[64];
+	int8_t s[16];
+	uint8_t d[2];
+};
+
+_Static_assert(sizeof(struct quant_q8_0) == 34 && sizeof(struct quant_q4_0) == 18 && sizeof(struct quant_q4_1) == 20 &&
+		       sizeof(struct quant_q5_0) == 22 && sizeof(struct quant_q5_1) == 24 && sizeof(struct quant_q4_k) == 144 &&
+		       sizeof(struct quant_q5_k) == 176 && sizeof(struct quant_q6_k) == 210,
 	       "ggml's block sizes");
+
+/* 32 weights: number j is d[j / 16] * code[j] + m[j / 16]. The halves differ in Q6_K only. */
+struct quant_group {
+	uint8_t code[QUANT_BLOCK];
+	float d[2], m[2];
+};
 
 /* 32 activations as int8: number j is scale * q[j]. */
 struct quant_q8 {
@@ -118,28 +179,9 @@ static inline float quant_from_f16(uint16_t h)
 	return quant_float(sign | quant_bits(quant_float(rest) * 0x1p112f));
 }
 
-/* The 32 codes of a block as unsigned numbers, and scale and minimum: number j = *d * code[j] + *m. */
-static inline void quant_codes(enum kern_dtype dtype, const void *block, uint8_t *code, float *d, float *m)
-{
-	const uint8_t *p = block, *q = p + (dtype == KERN_Q4_1 ? 4 : 2);
-
-	*d = quant_from_f16(quant_load16(p));
-	if (dtype == KERN_Q8_0) {
-		*m = -128 * *d;
-		for (unsigned j = 0; j < 32; j++)
-			code[j] = q[j] ^ 0x80;
-		return;
-	}
-	*m = dtype == KERN_Q4_1 ? quant_from_f16(quant_load16(p + 2)) : -8 * *d;
-	for (unsigned j = 0; j < 16; j++) {
-		code[j] = q[j] & 15;
-		code[j + 16] = q[j] >> 4;
-	}
-}
-
 static inline bool quant_is_blocks(enum kern_dtype dtype)
 {
-	return dtype == KERN_Q8_0 || dtype == KERN_Q4_0 || dtype == KERN_Q4_1;
+	return dtype >= KERN_Q8_0 && dtype < _KERN_DTYPE_N;
 }
 
 static inline void quant_set_sums(struct quant_q8 *ret, float most, int sum)
@@ -192,6 +234,9 @@ static inline int8_t quant_code_i8(float x, float inverse)
 {
 	return (int8_t)lrintf(x * inverse);
 }
+
+/* Numbers [32 group, 32 group + 32) of a row in blocks. */
+void quant_group(enum kern_dtype dtype, const void *row, uint32_t group, struct quant_group *ret);
 
 /* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
 void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);

@@ -16,6 +16,8 @@
 
 kern_op sample_scalar; /* sample.c */
 
+_Static_assert(_KERN_DTYPE_N <= 16, "struct kern_weight.layout has 16 types");
+
 enum activation { ACTIVATION_F32, ACTIVATION_Q8 }; /* Q8: two struct quant_q8 a block, its values and its rest or zero */
 
 static enum kern_dtype weight_dtype(const struct kern_weight *w)
@@ -137,31 +139,37 @@ static void ref_activate(struct kern_device *device, const void *args, unsigned 
 			   (struct quant_q8 *)a->to + (size_t)i * 2 * (a->cols / QUANT_BLOCK));
 }
 
-/* One block of 32 weights times one of activations, both as integers. */
-static float dot_codes(enum kern_dtype dtype, const void *block, const struct quant_q8 *x)
+/* 32 weights times 32 activations, both as integers, half by half. */
+static float dot_codes(const struct quant_group *w, const struct quant_q8 *x)
 {
-	uint8_t code[QUANT_BLOCK];
-	float d, m;
-	int dot = 0;
+	float ret = 0;
 
-	quant_codes(dtype, block, code, &d, &m);
-	for (unsigned j = 0; j < QUANT_BLOCK; j++)
-		dot += code[j] * x->q[j];
-	return d * (x->scale * (float)dot) + m * x->sum;
+	for (unsigned half = 0; half < 2; half++) {
+		int dot = 0, sum = 0;
+		for (unsigned j = half * 16; j < half * 16 + 16; j++) {
+			dot += w->code[j] * x->q[j];
+			sum += x->q[j];
+		}
+		ret += w->d[half] * (x->scale * (float)dot) + w->m[half] * (x->scale * (float)sum);
+	}
+	return ret;
 }
 
 /* sum[i] = weight row o . x row i, for n <= TILE_ROWS rows from row first on. */
 static void dot_int8(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)
 {
 	enum kern_dtype dtype = weight_dtype(a->w);
-	uint32_t blocks = a->w->cols / QUANT_BLOCK, width = 2 * blocks;
-	size_t row_bytes = kern_row_bytes(dtype, a->w->cols);
-	const uint8_t *w = (const uint8_t *)a->w->data + o * row_bytes;
-	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * width;
+	uint32_t blocks = a->w->cols / QUANT_BLOCK;
+	const uint8_t *w = (const uint8_t *)a->w->data + o * kern_row_bytes(dtype, a->w->cols);
+	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * 2 * blocks;
+	struct quant_group g;
 
-	for (uint32_t i = 0; i < n; i++)
-		for (uint32_t b = 0; b < width; b++)
-			sum[i] += dot_codes(dtype, w + b / 2 * (row_bytes / blocks), x + (size_t)i * width + b);
+	for (uint32_t b = 0; b < blocks; b++) {
+		quant_group(dtype, w, b, &g);
+		for (uint32_t i = 0; i < n; i++)
+			for (unsigned twice = 0; twice < 2; twice++)
+				sum[i] += dot_codes(&g, x + ((size_t)i * blocks + b) * 2 + twice);
+	}
 }
 
 static void dot_float(const struct kern_matmul *a, uint32_t o, uint32_t first, uint32_t n, float *sum)

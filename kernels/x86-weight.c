@@ -4,7 +4,7 @@
  * x86-float.c describe the panels), and the ops that meet weights first: embed, activate, matmul.
  *
  * A weight has ceil(rows / 16) panels; what the last one has too much is zero. The layout follows from dtype and
- * precision alone: quantised weights stay what they are in int8, everything else becomes f32 or bf16.
+ * precision alone: Q8_0, Q4_0 and Q4_1 stay what they are in int8, everything else becomes f32 or bf16.
  */
 #include "kernels/x86.h"
 
@@ -19,9 +19,12 @@ static enum x86_layout choose_layout(enum kern_dtype dtype, enum kern_precision 
 {
 	if (precision == KERN_PRECISION_F32)
 		return X86_F32;
-	if (precision == KERN_PRECISION_BF16 || !quant_is_blocks(dtype))
+	if (precision == KERN_PRECISION_BF16)
 		return X86_BF16;
-	return dtype == KERN_Q8_0 ? X86_Q8_0 : dtype == KERN_Q4_0 ? X86_Q4_0 : X86_Q4_1;
+	return dtype == KERN_Q8_0   ? X86_Q8_0
+	       : dtype == KERN_Q4_0 ? X86_Q4_0
+	       : dtype == KERN_Q4_1 ? X86_Q4_1
+				    : X86_BF16;
 }
 
 int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,

@@ -64,15 +64,15 @@ static const uint8_t type_bytes[_GGUF_TYPE_N] = {
 static const struct tensor_type {
 	const char *name;
 	enum kern_dtype dtype;
-	uint8_t block, bytes; /* numbers of a block and the bytes they take */
+	uint16_t block, bytes; /* numbers of a block and the bytes they take */
 } tensor_types[] = {
 	[0] = { "F32", KERN_F32, 1, 4 },      [1] = { "F16", KERN_F16, 1, 2 },
 	[2] = { "Q4_0", KERN_Q4_0, 32, 18 },  [3] = { "Q4_1", KERN_Q4_1, 32, 20 },
-	[6] = { .name = "Q5_0" },             [7] = { .name = "Q5_1" },
+	[6] = { "Q5_0", KERN_Q5_0, 32, 22 },  [7] = { "Q5_1", KERN_Q5_1, 32, 24 },
 	[8] = { "Q8_0", KERN_Q8_0, 32, 34 },  [9] = { .name = "Q8_1" },
 	[10] = { .name = "Q2_K" },            [11] = { .name = "Q3_K" },
-	[12] = { .name = "Q4_K" },            [13] = { .name = "Q5_K" },
-	[14] = { .name = "Q6_K" },            [15] = { .name = "Q8_K" },
+	[12] = { "Q4_K", KERN_Q4_K, 256, 144 }, [13] = { "Q5_K", KERN_Q5_K, 256, 176 },
+	[14] = { "Q6_K", KERN_Q6_K, 256, 210 }, [15] = { .name = "Q8_K" },
 	[16] = { .name = "IQ2_XXS" },         [17] = { .name = "IQ2_XS" },
 	[18] = { .name = "IQ3_XXS" },         [19] = { .name = "IQ1_S" },
 	[20] = { .name = "IQ4_NL" },          [21] = { .name = "IQ3_S" },
@@ -243,8 +243,9 @@ static int size_tensor(struct gguf_tensor *t, uint32_t number, struct diag *diag
 		return diag_set(diag, FORMAT_E_INVALID, "tensor '%s': type number %u is unknown", t->name, number);
 	if (!type->block)
 		return diag_set(diag, FORMAT_E_INVALID,
-				"tensor '%s': type %s is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1 are)", t->name,
-				type->name);
+				"tensor '%s': type %s is not supported (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, "
+				"Q5_K, Q6_K are)",
+				t->name, type->name);
 	if (t->dims[0] % type->block)
 		return diag_set(diag, FORMAT_E_INVALID, "tensor '%s': rows of %" PRIu64 " are no whole %s blocks",
 				t->name, t->dims[0], type->name);

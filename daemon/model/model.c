@@ -206,6 +206,9 @@ static int plan(struct model *model, struct loads *loads, struct diag *diag)
 		struct weight_load *load = &loads->load[i];
 		int r = model->ops->weight_plan(model->device, &load->m, model->precision, load->w);
 
+		if (r == -ENOTSUP)
+			return diag_set(diag, MODEL_E_INVALID, "tensor %s: type %s is not supported on this device",
+					source_name(model->source, load->m.data), kern_dtype_name(load->m.dtype));
 		if (r)
 			return error_origin(r);
 		loads->to_pack += load->w->bytes;

@@ -245,6 +245,15 @@ const char *source_unused(const struct source *source)
 	return NULL;
 }
 
+const char *source_name(const struct source *source, const void *data)
+{
+	const struct source_tensor *t = source->tensors;
+
+	while (t->data != data)
+		++t; /* the caller has it from source_matrix() */
+	return t->name;
+}
+
 size_t source_locate(const struct source *source, const void *data, uint64_t *ret_offset)
 {
 	size_t i = 0;

@@ -72,6 +72,7 @@ int source_matrix(struct source *source, enum source_kind kind, uint32_t layer, 
 const char *source_unused(const struct source *source); /* a tensor nobody asked for, or NULL */
 void source_prefetch(const struct kern_matrix *m);      /* about to be read */
 void source_drop(const struct kern_matrix *m);          /* will not be read again */
+const char *source_name(const struct source *source, const void *data); /* of the tensor whose data that is */
 /* Where a tensor's data lies on disk: number of the file, and the offset in it. */
 size_t source_locate(const struct source *source, const void *data, uint64_t *ret_offset);
 

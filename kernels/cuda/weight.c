@@ -47,6 +47,8 @@ int cuda_weight_plan(struct kern_device *device, const struct kern_matrix *m, en
 	(void)device;
 	if (r < 0)
 		return r;
+	if (m->dtype > KERN_Q4_1)
+		return -ENOTSUP; /* no kernel here decodes these */
 	enum cuda_layout layout = choose_layout(m->dtype, precision);
 	bool packed = CUDA_IS_PACKED(layout);
 	/* a tile is decoded within a panel */
@@ -108,12 +110,11 @@ static void pack_block(enum cuda_layout layout, const struct kern_matrix *m, con
 	unsigned lane = r % 8 * 4 + b % 4, loads = layout == CUDA_W_Q8_0 ? 2 : 1, columns = 8 / loads;
 	uint8_t *chunk = tile + b / 4 * (size_t)CUDA_CHUNK_BYTES(layout);
 	uint8_t *scale = chunk + CUDA_CHUNK_CODES(layout) + 4 * lane + 2 * (r / 8);
-	uint8_t code[QUANT_BLOCK];
-	float d, minimum;
+	struct quant_group g;
 
-	quant_codes(m->dtype, block, code, &d, &minimum);
+	quant_group(m->dtype, block, 0, &g);
 	for (unsigned i = 0; i < QUANT_BLOCK / columns; i++) {
-		uint32_t word = pack_word(code + i * columns, columns);
+		uint32_t word = pack_word(g.code + i * columns, columns);
 		memcpy(chunk + ((r / 8 * loads + i / 4) * 32 + lane) * 16 + i % 4 * 4, &word, sizeof word);
 	}
 	memcpy(scale, block, 2);

@@ -54,15 +54,33 @@ static uint16_t half_bits(float x) /* of a normal f16 number, cut off */
 	return (uint16_t)((bits >> 16 & 0x8000) | (((bits & 0x7fffffff) - 0x38000000) >> 13));
 }
 
-/* Bytes of any pattern are codes; scales and single numbers must be numbers. */
+/* Where a block has its f16 scale; a minimum stands behind it in the types that have one. */
+static size_t scale_at(enum kern_dtype dtype)
+{
+	return dtype == KERN_Q6_K ? 208 : 0;
+}
+
+static bool has_minimum(enum kern_dtype dtype)
+{
+	return dtype == KERN_Q4_1 || dtype == KERN_Q5_1 || dtype == KERN_Q4_K || dtype == KERN_Q5_K;
+}
+
+static size_t stored_bytes(enum kern_dtype dtype) /* of a block or a number */
+{
+	size_t bytes = kern_row_bytes(dtype, quant_is_blocks(dtype) ? QUANT_BLOCK : 1);
+
+	return bytes ? bytes : kern_row_bytes(dtype, 256);
+}
+
+/* Bytes of any pattern are codes and small scales; f16 scales and single numbers must be numbers. */
 struct kern_matrix fixture_matrix(enum kern_dtype dtype, uint32_t rows, uint32_t cols, uint32_t permuted_head)
 {
 	size_t row_bytes = kern_row_bytes(dtype, cols), bytes = rows * row_bytes;
 	uint8_t *data = fixture_bytes(bytes + 1), *p = data + 1; /* a file's tensors start anywhere */
-	size_t block = dtype == KERN_Q8_0 ? 34 : dtype == KERN_Q4_0 ? 18 : dtype == KERN_Q4_1 ? 20 : kern_dtype_bytes(dtype);
+	size_t block = stored_bytes(dtype), scale = scale_at(dtype);
 
 	for (size_t at = 0; at < bytes; at += block) {
-		float x = 0.002f + (float)fixture_random(1000) * 1e-5f;
+		float x = (0.002f + (float)fixture_random(1000) * 1e-5f) / (dtype >= KERN_Q4_K ? 16 : 1);
 		float number = x * (fixture_random(2) ? 10 : -10);
 		uint16_t h = half_bits(x), low = half_bits(-8 * x), f16 = half_bits(number), bf16 = quant_to_bf16(number);
 		for (size_t i = 0; i < block; i++)
@@ -72,11 +90,21 @@ struct kern_matrix fixture_matrix(enum kern_dtype dtype, uint32_t rows, uint32_t
 		else if (dtype == KERN_F16 || dtype == KERN_BF16)
 			memcpy(p + at, dtype == KERN_F16 ? &f16 : &bf16, 2);
 		else
-			memcpy(p + at, &h, 2);
-		if (dtype == KERN_Q4_1)
+			memcpy(p + at + scale, &h, 2);
+		if (has_minimum(dtype))
 			memcpy(p + at + 2, &low, 2);
 	}
 	return (struct kern_matrix){ dtype, rows, cols, permuted_head, p };
+}
+
+void fixture_fill_codes(struct kern_matrix *m, uint8_t byte)
+{
+	size_t bytes = m->rows * kern_row_bytes(m->dtype, m->cols), block = stored_bytes(m->dtype), scale = scale_at(m->dtype);
+	uint8_t *p = (uint8_t *)(uintptr_t)m->data;
+
+	for (size_t at = 0; at < bytes; at++)
+		if (at % block < scale || at % block >= scale + (has_minimum(m->dtype) ? 4 : 2))
+			p[at] = byte;
 }
 
 void fixture_free_matrix(struct kern_matrix *m)
@@ -226,11 +254,11 @@ void fixture_free_step(struct fixture_step *s)
 		fixture_free(mine[i]);
 }
 
-enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision)
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_dtype dtype, enum kern_precision precision)
 {
-	bool decodes = b->queued && precision >= KERN_PRECISION_INT8; /* see enum kern_precision */
+	bool decodes = b->queued || (b != &kern_ref && dtype > KERN_Q4_1); /* see enum kern_precision, x86-weight.c */
 
-	return decodes ? KERN_PRECISION_BF16 : precision;
+	return decodes && precision >= KERN_PRECISION_INT8 ? KERN_PRECISION_BF16 : precision;
 }
 
 /* ---- comparisons ---- */

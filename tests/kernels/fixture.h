@@ -34,6 +34,7 @@ void fixture_seed(uint64_t seed);
 
 /* A stored matrix of random numbers about as large as a model's. */
 struct kern_matrix fixture_matrix(enum kern_dtype dtype, uint32_t rows, uint32_t cols, uint32_t permuted_head);
+void fixture_fill_codes(struct kern_matrix *m, uint8_t byte); /* all of its bytes but the f16 scales and minimums */
 void fixture_free_matrix(struct kern_matrix *m);
 
 /* Plans and packs a weight, in n_parts parts. */
@@ -66,7 +67,7 @@ struct fixture_step fixture_step(const struct kern_step *step, unsigned way);
 void fixture_free_step(struct fixture_step *s);
 
 /* The precision in which the reference makes the same products. */
-enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision);
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_dtype dtype, enum kern_precision precision);
 
 /* ---- comparisons ---- */
 

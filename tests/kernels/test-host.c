@@ -6,6 +6,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/quant.h"
+#include "tests/kernels/blocks.h"
 #include "tests/lib/run-suite.h"
 
 /* Against the formulas of the formats, by hand. */
@@ -35,6 +36,31 @@ START_TEST(formats)
 	ck_assert(isnan(quant_from_bf16(quant_to_bf16(NAN))));
 	ck_assert_uint_eq(kern_row_bytes(KERN_Q4_1, 576), 360);
 	ck_assert_uint_eq(kern_row_bytes(KERN_Q8_0, 33), 0);
+}
+END_TEST
+
+/* Bit for bit but for the sign of a zero; from the start, and from every group of 32 on. */
+START_TEST(golden_blocks)
+{
+	static const struct { enum kern_dtype dtype; const uint8_t *blocks; size_t bytes; const uint32_t *numbers; } golden[] = {
+		{ KERN_Q5_0, blocks_q5_0, sizeof blocks_q5_0, numbers_q5_0 },
+		{ KERN_Q5_1, blocks_q5_1, sizeof blocks_q5_1, numbers_q5_1 },
+		{ KERN_Q4_K, blocks_q4_k, sizeof blocks_q4_k, numbers_q4_k },
+		{ KERN_Q5_K, blocks_q5_k, sizeof blocks_q5_k, numbers_q5_k },
+		{ KERN_Q6_K, blocks_q6_k, sizeof blocks_q6_k, numbers_q6_k },
+	};
+	float x[512];
+
+	for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
+		ck_assert_uint_eq(kern_row_bytes(golden[i].dtype, 512), golden[i].bytes);
+		for (uint32_t first = 0; first < 512; first += 32) {
+			quant_decode(golden[i].dtype, golden[i].blocks, first, 512 - first, x + first);
+			for (uint32_t j = first; j < 512; j++)
+				if (x[j] != quant_float(golden[i].numbers[j]))
+					ck_abort_msg("%s: number %u is %a, not %a", kern_dtype_name(golden[i].dtype), j, (double)x[j],
+						     (double)quant_float(golden[i].numbers[j]));
+		}
+	}
 }
 END_TEST
 
@@ -71,6 +97,7 @@ int main(void)
 	TCase *tc = tcase_create("host");
 
 	tcase_add_test(tc, formats);
+	tcase_add_test(tc, golden_blocks);
 	tcase_add_test(tc, memory);
 	suite_add_tcase(suite, tc);
 	return run_suite(suite);

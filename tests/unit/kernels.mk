@@ -10,11 +10,12 @@ OPS_TEST_SOURCES = \
 SAMPLE_TEST_SOURCES = tests/kernels/test-sample.c tests/kernels/fixture.c tests/kernels/fixture.h
 
 if HAVE_CHECK
+EXTRA_DIST += tests/golden/make-blocks.py
 kernel_tests = tests/kernels/test-host tests/kernels/test-ops tests/kernels/test-sample
 check_PROGRAMS += $(kernel_tests)
 TESTS += $(kernel_tests)
 
-tests_kernels_test_host_SOURCES = tests/kernels/test-host.c
+tests_kernels_test_host_SOURCES = tests/kernels/test-host.c tests/kernels/blocks.h
 tests_kernels_test_host_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_kernels_test_host_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
 tests_kernels_test_ops_SOURCES = $(OPS_TEST_SOURCES) tests/kernels/fixture-cpu.c

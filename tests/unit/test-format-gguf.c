@@ -14,6 +14,7 @@
 
 #define TYPE_F32 0
 #define TYPE_Q8_0 8
+#define TYPE_Q3_K 11
 #define TYPE_Q4_K 12
 
 static struct gguf_writer w;
@@ -102,9 +103,17 @@ START_TEST(damage_by_name)
 	put_key_u32(&w, "k", 2);
 	refused("k: key appears twice");
 	put_head(&w, 3);
-	put_tensor(&w, "q.weight", 256, 1, TYPE_Q4_K, 0);
+	put_tensor(&w, "q.weight", 256, 1, TYPE_Q3_K, 0);
 	put_data(&w, 256);
-	refused("tensor 'q.weight': type Q4_K is not supported");
+	refused("tensor 'q.weight': type Q3_K is not supported");
+	put_head(&w, 3);
+	put_tensor(&w, "q.weight", 288, 1, TYPE_Q4_K, 0);
+	put_data(&w, 256);
+	refused("tensor 'q.weight': rows of 288 are no whole Q4_K blocks");
+	put_head(&w, 3);
+	put_tensor(&w, "q.weight", 512, 1, TYPE_Q4_K, 0);
+	put_data(&w, 256);
+	refused("tensor 'q.weight': lies beyond the end of the file");
 	put_head(&w, 3);
 	put_tensor(&w, "q.weight", 33, 1, TYPE_Q8_0, 0);
 	put_data(&w, 256);

@@ -685,7 +685,9 @@ static void random_load(struct weight_load *ret, struct kern_weight *w, const st
 	enum kern_precision precision = draw(state, 2) ? KERN_PRECISION_F32 : KERN_PRECISION_INT8;
 	size_t bytes, room;
 
-	*m = (struct kern_matrix){ .dtype = draw(state, _KERN_DTYPE_N), .cols = 32 * (1 + draw(state, 12)) };
+	*m = (struct kern_matrix){ .dtype = draw(state, _KERN_DTYPE_N), .cols = 32 * (1 + draw(state, 9)) };
+	if (!kern_row_bytes(m->dtype, m->cols)) /* blocks of 256 */
+		m->cols = 256 * (1 + draw(state, 2));
 	m->rows = 1 + draw(state, 100);
 	if (draw(state, 2)) {
 		m->permuted_head = 2 * (1 + draw(state, 20));
