@@ -58,7 +58,7 @@ static int open_cuda(struct compute *c, const struct options *options, struct di
 	c->backend = kern_cuda();
 	if (!c->backend)
 		return diag_set(diag, COMPUTE_E_REFUSED, "device: this build has no CUDA backend");
-	if (options->kv_type == OPTIONS_KV_INT8)
+	if (options->kv_type == MODEL_INT8)
 		return diag_set(diag, COMPUTE_E_REFUSED, "kv-type: int8: a GPU keeps keys and values in bf16 or f32 only");
 	c->isa = c->backend->name;
 	(void)snprintf(c->name, sizeof(c->name), "cuda:%u", number);
@@ -207,13 +207,13 @@ static int make_device_pool(struct compute *c, const struct options *options, st
 static enum kern_dtype kv_dtype(const struct compute *c, const struct options *options)
 {
 	switch (options->kv_type) {
-	case OPTIONS_KV_F32:
+	case MODEL_F32:
 		return KERN_F32;
-	case OPTIONS_KV_BF16:
+	case MODEL_BF16:
 		return KERN_BF16;
-	case OPTIONS_KV_INT8:
+	case MODEL_INT8:
 		return KERN_I8;
-	case OPTIONS_KV_AUTO:
+	case MODEL_AUTO:
 		break;
 	}
 	return model_precision(c->model) == KERN_PRECISION_F32 ? KERN_F32 : KERN_BF16;

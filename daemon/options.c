@@ -77,6 +77,7 @@ static int judge_bytes(const char *what, const char *value, void *to, struct dia
 	return OPTIONS_OK;
 }
 
+/* Of products (precision) or of keys and values (kv-type). */
 static int judge_precision(const char *what, const char *value, void *to, struct diag *diag)
 {
 	static const char *const names[] = {
@@ -86,20 +87,6 @@ static int judge_precision(const char *what, const char *value, void *to, struct
 	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); ++i)
 		if (strcmp(value, names[i]) == 0) {
 			*(enum model_precision *)to = (enum model_precision)i;
-			return OPTIONS_OK;
-		}
-	return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, f32, bf16 or int8", what, value);
-}
-
-static int judge_kv_type(const char *what, const char *value, void *to, struct diag *diag)
-{
-	static const char *const names[] = {
-		[OPTIONS_KV_AUTO] = "auto", [OPTIONS_KV_F32] = "f32", [OPTIONS_KV_BF16] = "bf16", [OPTIONS_KV_INT8] = "int8"
-	};
-
-	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); ++i)
-		if (strcmp(value, names[i]) == 0) {
-			*(enum options_kv_type *)to = (enum options_kv_type)i;
 			return OPTIONS_OK;
 		}
 	return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, f32, bf16 or int8", what, value);
@@ -153,7 +140,7 @@ static const struct option table[] = {
 	{ "device", "auto|cpu|cuda[:N]", "where the model runs", judge_device, 0 },
 	{ "precision", "auto|f32|bf16|int8", "what products of weights and activations are made in", judge_precision,
 	  offsetof(struct options, precision) },
-	{ "kv-type", "auto|f32|bf16|int8", "what keys and values are kept in; int8 on the CPU only", judge_kv_type,
+	{ "kv-type", "auto|f32|bf16|int8", "what keys and values are kept in; int8 on the CPU only", judge_precision,
 	  offsetof(struct options, kv_type) },
 	{ "config", "FILE", "options as `key = value` lines (default " SYSCONFDIR "/lorad/lorad.conf)", judge_text,
 	  offsetof(struct options, config) },

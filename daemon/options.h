@@ -16,16 +16,13 @@
 
 enum options_device { OPTIONS_DEVICE_AUTO, OPTIONS_DEVICE_CPU, OPTIONS_DEVICE_CUDA };
 
-enum options_kv_type { OPTIONS_KV_AUTO, OPTIONS_KV_F32, OPTIONS_KV_BF16, OPTIONS_KV_INT8 };
-
 /* What was asked for. Strings live as long as argv and the struct itself; NULL and 0: not given. */
 struct options {
 	const char *model, *store, *socket, *config;
 	enum options_device device;
 	uint32_t cuda_number;
 	bool cuda_graphs;
-	enum model_precision precision;
-	enum options_kv_type kv_type;
+	enum model_precision precision, kv_type;
 	int isa;                  /* enum kern_isa or OPTIONS_ISA_AUTO */
 	uint64_t threads, context;
 	uint64_t device_memory, host_cache;

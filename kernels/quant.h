@@ -184,9 +184,21 @@ static inline bool quant_is_blocks(enum kern_dtype dtype)
 	return dtype >= KERN_Q8_0 && dtype < _KERN_DTYPE_N;
 }
 
-static inline void quant_set_sums(struct quant_q8 *ret, float most, int sum)
+/* Numbers as int8 codes: their scale, by the largest of them, and a number's code. */
+static inline float quant_scale_i8(float most, float *ret_inverse)
 {
-	ret->scale = most / 127;
+	*ret_inverse = most > 1e-30f ? 127 / most : 0; /* no denormals: their inverse is infinite */
+	return most / 127;
+}
+
+static inline int8_t quant_code_i8(float x, float inverse)
+{
+	return (int8_t)lrintf(x * inverse);
+}
+
+static inline void quant_set_sums(struct quant_q8 *ret, float scale, int sum)
+{
+	ret->scale = scale;
 	ret->sum = ret->scale * (float)sum;
 	ret->minus8 = -8 * sum;
 	ret->minus128 = -128 * sum;
@@ -195,17 +207,17 @@ static inline void quant_set_sums(struct quant_q8 *ret, float most, int sum)
 /* Encodes 32 numbers. Every backend does just this, so that all see the same activations. */
 static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 {
-	float most = 0;
+	float inverse, scale, most = 0;
 	int sum = 0;
 
 	for (unsigned j = 0; j < QUANT_BLOCK; j++)
 		most = fmaxf(most, fabsf(x[j]));
-	float inverse = most > 0 ? 127 / most : 0;
+	scale = quant_scale_i8(most, &inverse);
 	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
-		ret->q[j] = (int8_t)lrintf(x[j] * inverse);
+		ret->q[j] = quant_code_i8(x[j], inverse);
 		sum += ret->q[j];
 	}
-	quant_set_sums(ret, most, sum);
+	quant_set_sums(ret, scale, sum);
 }
 
 #define QUANT_COARSE 0.05f
@@ -221,18 +233,6 @@ static inline void quant_rest_q8(const float *x, const struct quant_q8 *q, float
 {
 	for (unsigned j = 0; j < QUANT_BLOCK; j++)
 		ret[j] = x[j] - q->scale * (float)q->q[j];
-}
-
-/* Keys and values as int8 codes: the scale of some numbers by the largest of them, and a number's code. */
-static inline float quant_scale_i8(float most, float *ret_inverse)
-{
-	*ret_inverse = most > 1e-30f ? 127 / most : 0; /* no denormals: their inverse is infinite */
-	return most / 127;
-}
-
-static inline int8_t quant_code_i8(float x, float inverse)
-{
-	return (int8_t)lrintf(x * inverse);
 }
 
 /* Numbers [32 group, 32 group + 32) of a row in blocks. */

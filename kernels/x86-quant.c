@@ -17,14 +17,14 @@
  * order, then over the second encodings that its rows have (quant.h), and takes no part in another's. A row without the
  * second encoding that its neighbour has finds zeros there, so that the tile's shape never shows in the result.
  *
- * Rows are taken STRIP bytes at a time past all panels: their encodings stay in the second-level cache, while a panel
- * (a few KB) is read from it, or from memory, once a strip.
+ * Rows are taken STRIP bytes at a time past all panels, so that their encodings stay near, while a panel (a few KB) is read
+ * once a strip.
  */
 #include "kernels/x86.h"
 
 #define VECTORS 2
 #define ROWS (VEC_REGISTERS == 32 ? 6 : 4)
-#define STRIP ((size_t)96 << 10)
+#define STRIP ((size_t)32 << 10)
 
 struct tile {
 	const uint8_t *panel[VECTORS]; /* the vector's first block; halves of one panel with VL 8 */

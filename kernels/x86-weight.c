@@ -182,20 +182,20 @@ void X86(embed)(struct kern_device *device, const void *args, unsigned part, uns
 /* quant_encode_q8() with vectors: the same bits. v becomes what that leaves, as quant_rest_q8() has it. */
 INLINE void encode_q8(vf v[BLOCK_VECTORS], struct quant_q8 *ret)
 {
-	vf most = v_zero();
+	vf most = v_zero(), rounded[BLOCK_VECTORS];
+	float inverse, scale;
 	int sum = 0;
 
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
 		most = v_max(most, v_abs(v[i]));
-	float largest = v_most(most);
-	vf inverse = v_set(largest > 0 ? 127 / largest : 0), rounded[BLOCK_VECTORS];
+	scale = quant_scale_i8(v_most(most), &inverse);
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++) {
-		rounded[i] = v_round(v_mul(v[i], inverse));
+		rounded[i] = v_round(v_mul(v[i], v_set(inverse)));
 		sum += v_store_int8(ret->q + i * VL, rounded[i]);
 	}
-	quant_set_sums(ret, largest, sum);
+	quant_set_sums(ret, scale, sum);
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
-		v[i] = v_sub(v[i], v_mul(v_set(ret->scale), rounded[i]));
+		v[i] = v_sub(v[i], v_mul(v_set(scale), rounded[i]));
 }
 
 INLINE float sum_of_squares(const float *x, uint32_t n)
@@ -214,7 +214,7 @@ static void encode_int8(const float *x, uint32_t cols, struct quant_q8 *to)
 	float coarse = quant_coarse(sum_of_squares(x, cols), cols);
 	uint32_t blocks = cols / QUANT_BLOCK;
 	struct quant_q8 *rest = to + blocks;
-	uint64_t *twice = (void *)(rest + blocks);
+	uint64_t *twice = x86_int8_twice(to, blocks);
 	vf v[BLOCK_VECTORS];
 
 	memset(twice, 0, (blocks + 63) / 64 * sizeof *twice);

@@ -92,9 +92,9 @@ static inline size_t x86_int8_bytes(uint32_t blocks)
 	return blocks * 2 * sizeof(struct quant_q8) + (blocks + 63) / 64 * sizeof(uint64_t);
 }
 
-static inline const uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t blocks)
+static inline uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t blocks)
 {
-	return (const void *)(row + 2 * (size_t)blocks);
+	return (uint64_t *)(uintptr_t)(row + 2 * (size_t)blocks);
 }
 
 /* A vector of a row's outputs goes where it belongs, as far as the weight has such rows. */

@@ -247,11 +247,13 @@ const char *source_unused(const struct source *source)
 
 const char *source_name(const struct source *source, const void *data)
 {
-	const struct source_tensor *t = source->tensors;
+	size_t i = 0;
 
-	while (t->data != data)
-		++t; /* the caller has it from source_matrix() */
-	return t->name;
+	while (source->tensors[i].data != data) {
+		++i;
+		assert(i < source->n_tensors); /* the caller has it from source_matrix() */
+	}
+	return source->tensors[i].name;
 }
 
 size_t source_locate(const struct source *source, const void *data, uint64_t *ret_offset)

@@ -37,10 +37,12 @@ def main():
     rng = np.random.default_rng(4711)
     print("/* SPDX-License-Identifier: MIT */")
     print("/* Blocks and the bits of their numbers in f32, by gguf's Python package: written by tests/golden/make-blocks.py. */")
+    print("#ifndef LORAD_TESTS_KERNELS_BLOCKS_H\n#define LORAD_TESTS_KERNELS_BLOCKS_H\n\n#include <stdint.h>\n")
     for name, halves in TYPES.items():
         data, numbers = blocks(rng, name, halves)
         array("uint8_t", f"blocks_{name.lower()}", data, 20)
         array("uint32_t", f"numbers_{name.lower()}", numbers.view(np.uint32), 10)
+    print("\n#endif")
 
 
 if __name__ == "__main__":

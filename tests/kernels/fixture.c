@@ -258,7 +258,7 @@ enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_dtype 
 {
 	bool decodes = b->queued || (b != &kern_ref && dtype > KERN_Q4_1); /* see enum kern_precision, x86-weight.c */
 
-	return decodes && precision >= KERN_PRECISION_INT8 ? KERN_PRECISION_BF16 : precision;
+	return decodes && precision == KERN_PRECISION_INT8 ? KERN_PRECISION_BF16 : precision;
 }
 
 /* ---- comparisons ---- */

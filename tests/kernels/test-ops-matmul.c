@@ -158,7 +158,7 @@ static void check_matmul(const struct kern_backend *b, const struct kern_matrix 
 	struct product mine = { b, &w, x, BATCH }, ref = { &kern_ref, &truth, x, BATCH };
 
 	/* packed weights: a kernel of our own */
-	mine.exact = b->exact_rows || (precision >= KERN_PRECISION_INT8 && quant_is_blocks(m->dtype));
+	mine.exact = b->exact_rows || (precision == KERN_PRECISION_INT8 && quant_is_blocks(m->dtype));
 	snprintf(mine.name, sizeof mine.name, "matmul %s %s in %s, %u x %u", b->name, kern_dtype_name(m->dtype),
 		 precision_names[precision], m->rows, m->cols);
 	w.layout &= (uint8_t)~without;

@@ -70,7 +70,7 @@ START_TEST(all_on_the_command_line)
 	ck_assert_uint_eq(options.device_memory, UINT64_C(2) << 30);
 	ck_assert_uint_eq(options.host_cache, 64 << 20);
 	ck_assert_uint_eq(options.context, 100);
-	ck_assert_int_eq(options.kv_type, OPTIONS_KV_INT8);
+	ck_assert_int_eq(options.kv_type, MODEL_INT8);
 }
 END_TEST
 
@@ -150,7 +150,7 @@ START_TEST(file_has_the_same_options)
 	ck_assert_uint_eq(options.device_memory, 1 << 20);
 	ck_assert_uint_eq(options.host_cache, 4096);
 	ck_assert_uint_eq(options.context, 9);
-	ck_assert_int_eq(options.kv_type, OPTIONS_KV_BF16);
+	ck_assert_int_eq(options.kv_type, MODEL_BF16);
 }
 END_TEST
 
