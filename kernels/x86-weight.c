@@ -128,7 +128,7 @@ void X86(matmul)(struct kern_device *device, const void *args, unsigned part, un
 	uint32_t first, end;
 
 	(void)device;
-	host_part(panels_of(a->w), 2, part, n_parts, &first, &end);
+	host_part(panels_of(a->w), X86_PANELS, part, n_parts, &first, &end);
 	if (first < end && a->n)
 		run(a, first, end);
 }

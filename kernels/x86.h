@@ -33,6 +33,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #define PANEL 16 /* output rows that lie interleaved: one vector of AVX-512, two of AVX2 */
+#define X86_PANELS (2 * VL / PANEL) /* of a register tile, two vectors wide: parts of fewer would be slower */
 
 enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
 enum x86_activation { X86_PLAIN, X86_INT8, X86_HALF };
