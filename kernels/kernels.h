@@ -48,9 +48,8 @@ enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's 
 
 /*
  * What products of activations and weights are made in; sums are f32 (int8: i32 per block of 32). A GPU keeps quantised
- * weights quantised under INT8 too, but decodes them to bf16 as it multiplies: it is as exact as BF16 there. Types without
- * a kernel of their own (on x86: Q5_0, Q5_1 and the K types) are BF16 under INT8; a GPU's weight_plan() has -ENOTSUP for
- * these in any precision.
+ * weights quantised under INT8 too, but decodes them to bf16 as it multiplies: it is as exact as BF16 there. For Q5_0, Q5_1
+ * and the K types a GPU's weight_plan() has -ENOTSUP in any precision.
  */
 enum kern_precision {
 	KERN_PRECISION_F32,  /* exact path: weights decoded to f32 */

@@ -24,6 +24,7 @@ X86_SOURCES = \
 	kernels/x86-float.c \
 	kernels/x86-kv.c kernels/x86-kv.h \
 	kernels/x86-lora.c \
+	kernels/x86-panel.h \
 	kernels/x86-quant.c \
 	kernels/x86-rows.c \
 	kernels/x86-table.c \

@@ -73,30 +73,28 @@ static void add_high(const uint8_t *high, uint8_t *code)
 		code[j] |= (uint8_t)((high[j / 8] >> j % 8 & 1) << 4);
 }
 
-/* The types of 32 numbers a block. */
+/* The types of 32 numbers a block: below the codes lies zero, or the minimum that stands in the file behind d. */
 static void group_of_32(enum kern_dtype dtype, const uint8_t *p, struct quant_group *ret)
 {
+	const bool has_minimum = dtype == KERN_Q4_1 || dtype == KERN_Q5_1;
+	const float zero = dtype == KERN_Q8_0 ? 128 : dtype == KERN_Q4_0 ? 8 : 16;
 	float d = load_f16(p);
 
+	ret->f16_d = quant_load16(p);
+	ret->f16_m = has_minimum ? quant_load16(p + 2) : 0;
+	set_scales(ret, d, has_minimum ? load_f16(p + 2) : -zero * d);
+	p += has_minimum ? 4 : 2;
 	if (dtype == KERN_Q8_0) {
-		set_scales(ret, d, -128 * d);
 		for (unsigned j = 0; j < QUANT_BLOCK; j++)
-			ret->code[j] = p[2 + j] ^ 0x80;
-	} else if (dtype == KERN_Q4_0) {
-		set_scales(ret, d, -8 * d);
-		nibbles(p + offsetof(struct quant_q4_0, q), ret->code);
-	} else if (dtype == KERN_Q4_1) {
-		set_scales(ret, d, load_f16(p + 2));
-		nibbles(p + offsetof(struct quant_q4_1, q), ret->code);
-	} else if (dtype == KERN_Q5_0) {
-		set_scales(ret, d, -16 * d);
-		nibbles(p + offsetof(struct quant_q5_0, q), ret->code);
-		add_high(p + offsetof(struct quant_q5_0, high), ret->code);
-	} else {
-		set_scales(ret, d, load_f16(p + 2));
-		nibbles(p + offsetof(struct quant_q5_1, q), ret->code);
-		add_high(p + offsetof(struct quant_q5_1, high), ret->code);
+			ret->code[j] = p[j] ^ 0x80;
+		return;
 	}
+	if (dtype == KERN_Q4_0 || dtype == KERN_Q4_1) {
+		nibbles(p, ret->code);
+		return;
+	}
+	nibbles(p + 4, ret->code);
+	add_high(p, ret->code);
 }
 
 /* Group g of a Q4_K block or a Q5_K block, whose heads are the same; high is NULL in the former. */
@@ -106,6 +104,10 @@ static void group_of_k(const uint8_t *head, const uint8_t *high, const uint8_t *
 	unsigned scale = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
 	unsigned minimum = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | s[g] >> 6 << 4;
 
+	ret->f16_d = quant_load16(head);
+	ret->f16_m = quant_load16(head + 2);
+	ret->scale[0] = ret->scale[1] = (int8_t)scale;
+	ret->minimum = (uint8_t)minimum;
 	set_scales(ret, load_f16(head) * (float)scale, -load_f16(head + 2) * (float)minimum);
 	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
 		ret->code[j] = q[g / 2 * QUANT_BLOCK + j] >> g % 2 * 4 & 15;
@@ -119,7 +121,9 @@ static void group_of_q6_k(const struct quant_q6_k *b, unsigned g, struct quant_g
 	const uint8_t *q = b->q + g / 4 * 64 + g % 2 * QUANT_BLOCK, *high = b->high + g / 4 * QUANT_BLOCK;
 	unsigned k = g % 4;
 
+	ret->f16_d = quant_load16(b->d);
 	for (unsigned half = 0; half < 2; half++) {
+		ret->scale[half] = b->s[2 * g + half];
 		ret->d[half] = load_f16(b->d) * (float)b->s[2 * g + half];
 		ret->m[half] = -32 * ret->d[half];
 	}
@@ -133,6 +137,7 @@ void quant_group(enum kern_dtype dtype, const void *row, uint32_t group, struct 
 	const uint8_t *p = (const uint8_t *)row + (size_t)(group / groups) * formats[dtype].bytes;
 	const struct quant_q5_k *five = (const void *)p;
 
+	*ret = (struct quant_group){ 0 };
 	if (dtype == KERN_Q4_K)
 		group_of_k(p, NULL, p + offsetof(struct quant_q4_k, q), group % groups, ret);
 	else if (dtype == KERN_Q5_K)

@@ -33,7 +33,8 @@
  *
  * int8 activations (struct quant_q8) are ours: 32 numbers of a row share the f32 scale max|x| / 127; the sum of the
  * codes stands beside them because a weight's minimum multiplies it: sum((d c + m) q s) = s (d sum(c q) + m sum(q)).
- * With unsigned codes the minimum is -8 d in Q4_0 and -128 d in Q8_0: for these the sum stands there as an integer too.
+ * With unsigned codes the minimum is -8 d in Q4_0, -16 d in Q5_0, -128 d in Q8_0 and -32 d in Q6_K: for these the sum, of
+ * each half, stands there as an integer too.
  *
  * An encoding's error is uniform in +-scale / 2. Where one number of a block is large its 31 neighbours lose what they
  * had, and models rely on such outliers. So blocks whose scale is more than QUANT_COARSE of the row's root mean square are
@@ -110,16 +111,22 @@ _Static_assert(sizeof(struct quant_q8_0) == 34 && sizeof(struct quant_q4_0) == 1
 		       sizeof(struct quant_q5_k) == 176 && sizeof(struct quant_q6_k) == 210,
 	       "ggml's block sizes");
 
-/* 32 weights: number j is d[j / 16] * code[j] + m[j / 16]. The halves differ in Q6_K only. */
+/*
+ * 32 weights: number j is d[j / 16] * code[j] + m[j / 16]. The halves differ in Q6_K only. What the file has for d and m
+ * is there as well, for who stores it in another order: f16 scale and minimum, and in K types the integers these multiply.
+ */
 struct quant_group {
 	uint8_t code[QUANT_BLOCK];
 	float d[2], m[2];
+	uint16_t f16_d, f16_m; /* m: 0 if the type has none */
+	int8_t scale[2];
+	uint8_t minimum;
 };
 
 /* 32 activations as int8: number j is scale * q[j]. */
 struct quant_q8 {
-	float scale, sum;          /* sum = scale * (q[0] + ... + q[31]) */
-	int32_t minus8, minus128;  /* -8 and -128 times the sum of q */
+	float scale, sum;         /* sum = scale * (q[0] + ... + q[31]) */
+	int32_t minus[2];         /* minus the sum of each half of q */
 	int8_t q[QUANT_BLOCK];
 };
 
@@ -196,28 +203,29 @@ static inline int8_t quant_code_i8(float x, float inverse)
 	return (int8_t)lrintf(x * inverse);
 }
 
-static inline void quant_set_sums(struct quant_q8 *ret, float scale, int sum)
+/* low, high: sums of the halves of q. */
+static inline void quant_set_sums(struct quant_q8 *ret, float scale, int low, int high)
 {
 	ret->scale = scale;
-	ret->sum = ret->scale * (float)sum;
-	ret->minus8 = -8 * sum;
-	ret->minus128 = -128 * sum;
+	ret->sum = ret->scale * (float)(low + high);
+	ret->minus[0] = -low;
+	ret->minus[1] = -high;
 }
 
 /* Encodes 32 numbers. Every backend does just this, so that all see the same activations. */
 static inline void quant_encode_q8(const float *x, struct quant_q8 *ret)
 {
 	float inverse, scale, most = 0;
-	int sum = 0;
+	int sum[2] = { 0 };
 
 	for (unsigned j = 0; j < QUANT_BLOCK; j++)
 		most = fmaxf(most, fabsf(x[j]));
 	scale = quant_scale_i8(most, &inverse);
 	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
 		ret->q[j] = quant_code_i8(x[j], inverse);
-		sum += ret->q[j];
+		sum[j / 16] += ret->q[j];
 	}
-	quant_set_sums(ret, scale, sum);
+	quant_set_sums(ret, scale, sum[0], sum[1]);
 }
 
 #define QUANT_COARSE 0.03f

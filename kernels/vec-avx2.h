@@ -28,6 +28,8 @@ static inline vf v_load_bf16(const void *p)
 {
 	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
+static inline vf v_load_u8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p))); }
+static inline vf v_load_i8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
 static inline vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
@@ -62,6 +64,13 @@ static inline vi v_iload(const void *p) { return _mm256_loadu_si256(p); }
 static inline vi v_iset(int32_t x) { return _mm256_set1_epi32(x); }
 static inline vi v_low_nibbles(vi a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
 static inline vi v_high_nibbles(vi a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+static inline vi v_iand(vi a, vi b) { return _mm256_and_si256(a, b); }
+static inline vi v_ior(vi a, vi b) { return _mm256_or_si256(a, b); }
+static inline vi v_iset8(int8_t x) { return _mm256_set1_epi8(x); }
+static inline vi v_shift16(vi a, int n) /* in every 16 bits: left, or right if n < 0 */
+{
+	return n > 0 ? _mm256_sll_epi16(a, _mm_cvtsi32_si128(n)) : _mm256_srl_epi16(a, _mm_cvtsi32_si128(-n));
+}
 static inline vi v_iadd(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline vi v_ishift(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 static inline vf v_from_int(vi a) { return _mm256_cvtepi32_ps(a); }

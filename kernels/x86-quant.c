@@ -2,16 +2,8 @@
 /*
  * Quantised weights times int8 activations.
  *
- * A panel is 16 output rows; a block of a panel is 32 columns of them, and lies like this (see x86-weight.c):
- *
- *   4-bit   u8 [4][16][4]   for i < 4: row o's bytes 4 i .. 4 i + 3, just as ggml has them: the low nibbles are columns
- *                           4 i .., the high ones 16 + 4 i ..
- *   8-bit   u8 [8][16][4]   for i < 8: row o's codes of columns 4 i ..., plus 128
- *   scales  f16 [16]        and for Q4_1 f16 minimums [16]
- *
- * So one load gives 16 lanes (output rows) x 4 columns of unsigned codes, the form in which vpdpbusd multiplies them
- * with four signed activations that are the same in every lane. What Q4_0 and Q8_0 subtract from every code is
- * subtracted as 8 (128) times the sum of the activations, exactly, by starting the integer sum there.
+ * What a type without minimums subtracts from every code is subtracted as so many times the sum of the activations,
+ * exactly, where the integer sum starts. Q6_K has a scale for each half of a block, hence two integer sums.
  *
  * A register tile is up to ROWS activation rows x VECTORS vectors of outputs. Each of its sums goes over the blocks in
  * order, then over the second encodings that its rows have (quant.h), and takes no part in another's. A row without the
@@ -27,7 +19,7 @@
 #define STRIP ((size_t)32 << 10)
 
 struct tile {
-	const uint8_t *panel[VECTORS]; /* the vector's first block; halves of one panel with VL 8 */
+	const uint8_t *panel[VECTORS]; /* halves of one panel with VL 8 */
 	const uint8_t *x;              /* first row: x86_int8_bytes() */
 	size_t x_bytes;                /* from row to row */
 };
@@ -37,43 +29,66 @@ INLINE const struct quant_q8 *encoded(const struct tile *t, unsigned i, uint32_t
 	return (const struct quant_q8 *)(const void *)(t->x + i * t->x_bytes) + e;
 }
 
-/* Four unsigned codes of each lane times four signed activations, added up over a block. */
+/* Bytes from a panel's numbers of so many bytes to those of vector v's first output. */
+INLINE size_t lane(unsigned v, unsigned bytes)
+{
+	return VL < PANEL ? (size_t)v * VL * bytes : 0;
+}
+
+/* Columns 4 k .. 4 k + 3 of a block's codes at w. */
+INLINE vi four_columns(const uint8_t *w, enum x86_layout layout, int k)
+{
+	const unsigned bits = x86_code_bits(layout);
+
+	if (bits == 8)
+		return v_iload(w + 64 * k);
+	vi low = v_iload(w + 64 * (k % 4)), code = k < 4 ? v_low_nibbles(low) : v_high_nibbles(low);
+	if (bits == 5)
+		code = v_ior(code, v_iand(v_shift16(v_iload(w + X86_LOW_BYTES), 4 - k), v_iset8(0x10)));
+	if (bits == 6)
+		code = v_ior(code, v_iand(v_shift16(v_iload(w + X86_LOW_BYTES + 64 * (k / 4)), 4 - 2 * (k % 4)), v_iset8(0x30)));
+	return code;
+}
+
+/* The sum of four unsigned codes of each lane times four signed activations, over a block or half of one. */
 #ifdef __AVX512VNNI__
 
 struct dot {
 	vi sum;
 };
 
-INLINE void dot_begin(struct dot *d, int32_t start)
+INLINE void dot_begin(struct dot *d, vi start)
 {
-	d->sum = v_iset(start);
+	d->sum = start;
 }
 
-INLINE void dot_nibbles(struct dot *d, vi codes, vi x)
+INLINE void dot_add(struct dot *d, vi codes, vi x, enum x86_layout layout, int k)
 {
+	(void)layout, (void)k;
 	d->sum = _mm512_dpbusd_epi32(d->sum, codes, x);
 }
 
-INLINE void dot_bytes(struct dot *d, vi codes, vi x)
+INLINE vf dot_end(const struct dot *d, vi start)
 {
-	d->sum = _mm512_dpbusd_epi32(d->sum, codes, x);
-}
-
-INLINE vf dot_end(const struct dot *d, bool bytes, int32_t start)
-{
-	(void)bytes, (void)start;
+	(void)start;
 	return v_from_int(d->sum);
 }
 
 #else
 
 /*
- * Pairs of products go into 16 bits: codes of 4 bits leave room for a block's 8 pairs (8 * 2 * 15 * 127 = 30,480),
- * bytes would saturate, so they are multiplied as two nibbles.
+ * Pairs of products go into 16 bits, of which those of 8, 4 or 2 columns' fours fit (8 * 2 * 15 * 127 = 30,480; 4 * 2 * 31
+ * * 127 = 31,496; 2 * 2 * 63 * 127 = 32,004), then into 32. Bytes would saturate at once, so they are multiplied as two
+ * nibbles.
  */
 struct dot {
-	vi low, high;
+	vi sum, low, high;
 };
+
+INLINE int fit(enum x86_layout layout)
+{
+	return x86_code_bits(layout) == 5 ? 4 : x86_code_bits(layout) == 6 ? 2 : 8;
+}
 
 /*
  * The compiler may change the order in which integers are added, and then holds all products of a block to add them as a
@@ -85,28 +100,30 @@ INLINE void add_now(vi *sum, vi products)
 	__asm__("" : "+x"(*sum));
 }
 
-INLINE void dot_begin(struct dot *d, int32_t start)
+INLINE void dot_begin(struct dot *d, vi start)
 {
 	(void)start;
+	d->sum = d->low = d->high = v_izero();
+}
+
+INLINE void dot_add(struct dot *d, vi codes, vi x, enum x86_layout layout, int k)
+{
+	const bool bytes = x86_code_bits(layout) == 8;
+
+	add_now(&d->low, v_maddubs(bytes ? v_low_nibbles(codes) : codes, x));
+	if (bytes)
+		add_now(&d->high, v_maddubs(v_high_nibbles(codes), x));
+	if ((k + 1) % fit(layout))
+		return;
+	d->sum = v_iadd(d->sum, v_madd16(d->low, v_iset16(1)));
+	if (bytes)
+		d->sum = v_iadd(d->sum, v_madd16(d->high, v_iset16(16)));
 	d->low = d->high = v_izero();
 }
 
-INLINE void dot_nibbles(struct dot *d, vi codes, vi x)
+INLINE vf dot_end(const struct dot *d, vi start)
 {
-	add_now(&d->low, v_maddubs(codes, x));
-}
-
-INLINE void dot_bytes(struct dot *d, vi codes, vi x)
-{
-	add_now(&d->low, v_maddubs(v_low_nibbles(codes), x));
-	add_now(&d->high, v_maddubs(v_high_nibbles(codes), x));
-}
-
-INLINE vf dot_end(const struct dot *d, bool bytes, int32_t start)
-{
-	vi sum = v_iadd(v_madd16(d->low, v_iset16(1)), v_iset(start));
-
-	return v_from_int(bytes ? v_iadd(sum, v_madd16(d->high, v_iset16(16))) : sum);
+	return v_from_int(v_iadd(d->sum, start));
 }
 
 #endif
@@ -119,49 +136,76 @@ INLINE int32_t four(const struct quant_q8 *x, unsigned i)
 	return v;
 }
 
+/* What a block's integers count, for vector v: the scale in the whole (Q6_K: the factor of both halves' scales), the minimum. */
+INLINE vf scale_of(const struct tile *t, unsigned v, uint32_t b, enum x86_layout layout)
+{
+	const uint8_t *scales = t->panel[v] + x86_block_at(layout, b) + x86_code_bytes(layout);
+	const uint8_t *factors = t->panel[v] + x86_factors_at(layout, b) + lane(v, 2);
+
+	if (!x86_is_k(layout))
+		return v_load_f16(scales + lane(v, 2));
+	return layout == X86_Q6_K ? v_load_f16(factors) : v_mul(v_load_f16(factors), v_load_u8(scales + lane(v, 1)));
+}
+
+INLINE vf minimum_of(const struct tile *t, unsigned v, uint32_t b, enum x86_layout layout)
+{
+	const uint8_t *minimums = t->panel[v] + x86_block_at(layout, b) + x86_block_bytes(layout);
+	const uint8_t *factors = t->panel[v] + x86_factors_at(layout, b) + 2 * PANEL + lane(v, 2);
+
+	if (!x86_is_k(layout))
+		return v_load_f16(minimums - 2 * PANEL + lane(v, 2));
+	return v_sub(v_zero(), v_mul(v_load_f16(factors), v_load_u8(minimums - PANEL + lane(v, 1))));
+}
+
+/* The codes of columns [4 k, 4 end) of block b times encoded block e of the rows, less what means 0 in the codes. */
+INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, int k, int end, enum x86_layout layout, unsigned rows,
+		 unsigned vectors, vf (*ret)[VECTORS])
+{
+	struct dot dot[ROWS][VECTORS];
+	vi start[ROWS];
+
+	UNROLL for (unsigned i = 0; i < rows; i++) {
+		const struct quant_q8 *x = encoded(t, i, e);
+		vi minus = k > 0 ? v_iset(x->minus[1]) : end < 8 ? v_iset(x->minus[0]) : v_iset(x->minus[0] + x->minus[1]);
+		start[i] = x86_has_minimum(layout) ? v_izero() : v_ishift(minus, x86_zero_shift(layout));
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			dot_begin(&dot[i][v], start[i]);
+	}
+	UNROLL for (; k < end; k++) {
+		vi codes[VECTORS];
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			codes[v] = four_columns(t->panel[v] + x86_block_at(layout, b) + lane(v, 4), layout, k);
+		UNROLL for (unsigned i = 0; i < rows; i++) {
+			vi x = v_iset(four(encoded(t, i, e), (unsigned)k));
+			UNROLL for (unsigned v = 0; v < vectors; v++)
+				dot_add(&dot[i][v], codes[v], x, layout, k);
+		}
+	}
+	UNROLL for (unsigned i = 0; i < rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			ret[i][v] = dot_end(&dot[i][v], start[i]);
+}
+
 /* Encoded block e of the rows times block b of the panels: sum[i][v] += scale x (codes . activations) + minimum x sum of activations. */
 INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout layout, unsigned rows, unsigned vectors,
 		  vf (*sum)[VECTORS])
 {
-	const bool bytes = layout == X86_Q8_0;
-	const unsigned groups = bytes ? 8 : 4;
-	struct dot dot[ROWS][VECTORS];
-	const uint8_t *w[VECTORS];
-	int32_t start[ROWS];
+	vf product[ROWS][VECTORS], upper[ROWS][VECTORS];
 
-	UNROLL for (unsigned v = 0; v < vectors; v++)
-		w[v] = t->panel[v] + b * x86_block_bytes(layout);
-	UNROLL for (unsigned i = 0; i < rows; i++) {
-		const struct quant_q8 *x = encoded(t, i, e);
-		start[i] = layout == X86_Q4_1 ? 0 : layout == X86_Q4_0 ? x->minus8 : x->minus128;
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			dot_begin(&dot[i][v], start[i]);
-	}
-	UNROLL for (unsigned k = 0; k < groups; k++) {
-		vi codes[VECTORS];
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			codes[v] = v_iload(w[v] + 64 * k);
-		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = encoded(t, i, e);
-			UNROLL for (unsigned v = 0; v < vectors; v++) {
-				if (bytes) {
-					dot_bytes(&dot[i][v], codes[v], v_iset(four(x, k)));
-					continue;
-				}
-				dot_nibbles(&dot[i][v], v_low_nibbles(codes[v]), v_iset(four(x, k)));
-				dot_nibbles(&dot[i][v], v_high_nibbles(codes[v]), v_iset(four(x, k + 4)));
-			}
-		}
-	}
+	dots(t, b, e, 0, layout == X86_Q6_K ? 4 : 8, layout, rows, vectors, product);
+	if (layout == X86_Q6_K)
+		dots(t, b, e, 4, 8, layout, rows, vectors, upper);
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
-		const uint8_t *scales = w[v] + 64 * groups - (VL < PANEL ? 16 * v : 0);
-		vf d = v_load_f16(scales);
+		const uint8_t *halves = t->panel[v] + x86_block_at(layout, b) + x86_code_bytes(layout) + lane(v, 1);
+		vf d = scale_of(t, v, b, layout), m = x86_has_minimum(layout) ? minimum_of(t, v, b, layout) : v_zero();
 		UNROLL for (unsigned i = 0; i < rows; i++) {
 			const struct quant_q8 *x = encoded(t, i, e);
-			vf product = v_mul(dot_end(&dot[i][v], bytes, start[i]), v_set(x->scale));
-			sum[i][v] = v_fma(product, d, sum[i][v]);
-			if (layout == X86_Q4_1)
-				sum[i][v] = v_fma(v_load_f16(scales + 32), v_set(x->sum), sum[i][v]);
+			vf p = product[i][v];
+			if (layout == X86_Q6_K)
+				p = v_fma(upper[i][v], v_load_i8(halves + PANEL), v_mul(p, v_load_i8(halves)));
+			sum[i][v] = v_fma(v_mul(p, v_set(x->scale)), d, sum[i][v]);
+			if (x86_has_minimum(layout))
+				sum[i][v] = v_fma(m, v_set(x->sum), sum[i][v]);
 		}
 	}
 }
@@ -192,7 +236,7 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 	t.x = (const uint8_t *)a->activated + row * t.x_bytes;
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
 		uint32_t o = out + v * VL;
-		t.panel[v] = (const uint8_t *)a->w->data + o / PANEL * x86_panel_bytes(layout, a->w->cols) + o % PANEL * 4;
+		t.panel[v] = (const uint8_t *)a->w->data + o / PANEL * x86_panel_bytes(layout, a->w->cols);
 	}
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
@@ -232,12 +276,24 @@ INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end
 	}
 }
 
+#define RUN(layout)                                \
+	case layout:                               \
+		run_panels(a, first, end, layout); \
+		break;
+
 void X86(matmul_quant)(const struct kern_matmul *a, uint32_t first, uint32_t end)
 {
-	if (a->w->layout == X86_Q8_0)
-		run_panels(a, first, end, X86_Q8_0);
-	else if (a->w->layout == X86_Q4_0)
-		run_panels(a, first, end, X86_Q4_0);
-	else
-		run_panels(a, first, end, X86_Q4_1);
+	switch (x86_layout_of(a->w)) {
+		RUN(X86_Q8_0)
+		RUN(X86_Q4_0)
+		RUN(X86_Q4_1)
+		RUN(X86_Q5_0)
+		RUN(X86_Q5_1)
+		RUN(X86_Q4_K)
+		RUN(X86_Q5_K)
+		RUN(X86_Q6_K)
+	case X86_F32:
+	case X86_BF16:
+		break;
+	}
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Weights of the x86 backends: repacked once, at load, into the order in which the kernels read them (x86-quant.c and
+ * Weights of the x86 backends: repacked once, at load, into the order in which the kernels read them (x86-panel.h and
  * x86-float.c describe the panels), and the ops that meet weights first: embed, activate, matmul.
  *
  * A weight has ceil(rows / 16) panels; what the last one has too much is zero. The layout follows from dtype and
- * precision alone: Q8_0, Q4_0 and Q4_1 stay what they are in int8, everything else becomes f32 or bf16.
+ * precision alone: in int8 what the file has in blocks stays what it is, everything else becomes f32 or bf16.
  */
 #include "kernels/x86.h"
 
@@ -17,14 +17,14 @@ static uint32_t panels_of(const struct kern_weight *w)
 
 static enum x86_layout choose_layout(enum kern_dtype dtype, enum kern_precision precision)
 {
+	static const enum x86_layout of_blocks[_KERN_DTYPE_N] = {
+		[KERN_Q8_0] = X86_Q8_0, [KERN_Q4_0] = X86_Q4_0, [KERN_Q4_1] = X86_Q4_1, [KERN_Q5_0] = X86_Q5_0,
+		[KERN_Q5_1] = X86_Q5_1, [KERN_Q4_K] = X86_Q4_K, [KERN_Q5_K] = X86_Q5_K, [KERN_Q6_K] = X86_Q6_K,
+	};
+
 	if (precision == KERN_PRECISION_F32)
 		return X86_F32;
-	if (precision == KERN_PRECISION_BF16)
-		return X86_BF16;
-	return dtype == KERN_Q8_0   ? X86_Q8_0
-	       : dtype == KERN_Q4_0 ? X86_Q4_0
-	       : dtype == KERN_Q4_1 ? X86_Q4_1
-				    : X86_BF16;
+	return precision == KERN_PRECISION_INT8 && quant_is_blocks(dtype) ? of_blocks[dtype] : X86_BF16;
 }
 
 int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, enum kern_precision precision,
@@ -60,18 +60,67 @@ size_t X86(activation_bytes)(uint8_t activation, uint32_t cols)
 	return activation == X86_INT8 ? x86_int8_bytes(cols / QUANT_BLOCK) : activation == X86_HALF ? x86_half_bytes(cols) : 0;
 }
 
-/* Block b of output row o of a panel: codes go to every 64th group of 4 bytes. */
-static void pack_block(enum x86_layout layout, const uint8_t *from, unsigned o, uint8_t *to)
+static void put16(uint8_t *to, uint16_t v)
 {
-	unsigned groups = layout == X86_Q8_0 ? 8 : 4, head = layout == X86_Q4_1 ? 4 : 2;
-	uint8_t *scales = to + 64 * groups + 2 * o;
+	memcpy(to, &v, sizeof v);
+}
 
-	for (unsigned i = 0; i < groups; i++)
-		for (unsigned j = 0; j < 4; j++)
-			to[64 * i + 4 * o + j] = (uint8_t)(from[head + 4 * i + j] ^ (layout == X86_Q8_0 ? 0x80 : 0));
-	memcpy(scales, from, 2);
-	if (layout == X86_Q4_1)
-		memcpy(scales + 32, from + 2, 2);
+/* Block b of output row o into a panel whose codes are still zero. */
+static void pack_group(enum x86_layout layout, const struct quant_group *g, uint32_t b, unsigned o, uint8_t *panel)
+{
+	uint8_t *codes = panel + x86_block_at(layout, b) + 4 * o, *factors = panel + x86_factors_at(layout, b) + 2 * o;
+	uint8_t *scales = panel + x86_block_at(layout, b) + x86_code_bytes(layout);
+	unsigned bits = x86_code_bits(layout);
+
+	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+		unsigned i = j / 4 % 4, half = j / 16;
+		if (bits == 8) {
+			codes[64 * (j / 4) + j % 4] = g->code[j];
+			continue;
+		}
+		codes[64 * i + j % 4] |= (uint8_t)((g->code[j] & 15) << 4 * half);
+		if (bits == 5)
+			codes[X86_LOW_BYTES + j % 4] |= (uint8_t)(g->code[j] >> 4 << j / 4);
+		else if (bits == 6)
+			codes[X86_LOW_BYTES + 64 * half + j % 4] |= (uint8_t)(g->code[j] >> 4 << 2 * i);
+	}
+	if (x86_is_k(layout)) {
+		scales[o] = (uint8_t)g->scale[0];
+		scales[PANEL + o] = layout == X86_Q6_K ? (uint8_t)g->scale[1] : g->minimum;
+	}
+	uint8_t *f16 = x86_is_k(layout) ? factors : scales + 2 * o;
+	put16(f16, g->f16_d);
+	if (x86_has_minimum(layout))
+		put16(f16 + 2 * PANEL, g->f16_m);
+}
+
+/* What pack_group() was given, as far as it takes to decode the numbers. */
+static void unpack_group(enum x86_layout layout, const uint8_t *panel, uint32_t b, unsigned o, struct quant_group *ret)
+{
+	const uint8_t *codes = panel + x86_block_at(layout, b) + 4 * o, *factors = panel + x86_factors_at(layout, b) + 2 * o;
+	const uint8_t *scales = panel + x86_block_at(layout, b) + x86_code_bytes(layout);
+	const uint8_t *f16 = x86_is_k(layout) ? factors : scales + 2 * o;
+	float d = quant_from_f16(quant_load16(f16));
+	unsigned bits = x86_code_bits(layout);
+
+	for (unsigned half = 0; half < 2; half++) {
+		ret->d[half] = layout == X86_Q6_K  ? d * (float)(int8_t)scales[PANEL * half + o]
+			       : x86_is_k(layout) ? d * (float)scales[o]
+						  : d;
+		ret->m[half] = (float)-(1 << x86_zero_shift(layout)) * ret->d[half];
+		if (x86_has_minimum(layout)) {
+			float m = quant_from_f16(quant_load16(f16 + 2 * PANEL));
+			ret->m[half] = x86_is_k(layout) ? -m * (float)scales[PANEL + o] : m;
+		}
+	}
+	for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+		unsigned i = j / 4 % 4, half = j / 16;
+		unsigned high = bits == 5   ? codes[X86_LOW_BYTES + j % 4] >> j / 4 & 1
+				: bits == 6 ? codes[X86_LOW_BYTES + 64 * half + j % 4] >> 2 * i & 3
+					    : 0;
+		ret->code[j] = bits == 8 ? codes[64 * (j / 4) + j % 4]
+					 : (uint8_t)((codes[64 * i + j % 4] >> 4 * half & 15) | high << 4);
+	}
 }
 
 static void pack_numbers(enum x86_layout layout, const float *x, uint32_t first, uint32_t n, unsigned o, uint8_t *to)
@@ -87,14 +136,15 @@ static void pack_numbers(enum x86_layout layout, const float *x, uint32_t first,
 
 static void pack_row(enum x86_layout layout, const struct kern_matrix *m, uint32_t row, uint8_t *panel)
 {
-	size_t row_bytes = kern_row_bytes(m->dtype, m->cols);
-	const uint8_t *from = (const uint8_t *)m->data + host_stored_row(m, row) * row_bytes;
-	uint32_t blocks = m->cols / QUANT_BLOCK;
+	const uint8_t *from = (const uint8_t *)m->data + host_stored_row(m, row) * kern_row_bytes(m->dtype, m->cols);
+	struct quant_group g;
 	float x[QUANT_BLOCK];
 
 	if (layout != X86_F32 && layout != X86_BF16) {
-		for (uint32_t b = 0; b < blocks; b++)
-			pack_block(layout, from + b * (row_bytes / blocks), row % PANEL, panel + b * x86_block_bytes(layout));
+		for (uint32_t b = 0; b < m->cols / QUANT_BLOCK; b++) {
+			quant_group(m->dtype, from, b, &g);
+			pack_group(layout, &g, b, row % PANEL, panel);
+		}
 		return;
 	}
 	for (uint32_t k = 0; k < m->cols; k += QUANT_BLOCK) {
@@ -133,33 +183,19 @@ void X86(matmul)(struct kern_device *device, const void *args, unsigned part, un
 		run(a, first, end);
 }
 
-static void embed_blocks(enum x86_layout layout, const uint8_t *block, uint32_t blocks, unsigned o, float *x)
-{
-	unsigned groups = layout == X86_Q8_0 ? 8 : 4;
-
-	for (; blocks; blocks--, block += x86_block_bytes(layout), x += QUANT_BLOCK) {
-		const uint8_t *scales = block + 64 * groups + 2 * o;
-		float d = quant_from_f16(quant_load16(scales));
-		float m = layout == X86_Q4_1   ? quant_from_f16(quant_load16(scales + 32))
-			  : layout == X86_Q4_0 ? -8 * d
-					       : -128 * d;
-		for (unsigned j = 0; j < QUANT_BLOCK; j++) {
-			uint8_t code = block[64 * (j / 4 % groups) + 4 * o + j % 4];
-			if (groups == 4)
-				code = j < 16 ? code & 15 : code >> 4;
-			x[j] = d * (float)code + m;
-		}
-	}
-}
-
 static void embed_row(const struct kern_weight *w, uint32_t row, float *x)
 {
 	enum x86_layout layout = x86_layout_of(w);
 	const uint8_t *panel = (const uint8_t *)w->data + row / PANEL * x86_panel_bytes(layout, w->cols);
 	unsigned o = row % PANEL;
+	struct quant_group g;
 
 	if (layout != X86_F32 && layout != X86_BF16) {
-		embed_blocks(layout, panel, w->cols / QUANT_BLOCK, o, x);
+		for (uint32_t b = 0; b < w->cols / QUANT_BLOCK; b++) {
+			unpack_group(layout, panel, b, o, &g);
+			for (unsigned j = 0; j < QUANT_BLOCK; j++)
+				*x++ = g.d[j / 16] * (float)g.code[j] + g.m[j / 16];
+		}
 		return;
 	}
 	for (uint32_t k = 0; k < w->cols; k++)
@@ -184,16 +220,16 @@ INLINE void encode_q8(vf v[BLOCK_VECTORS], struct quant_q8 *ret)
 {
 	vf most = v_zero(), rounded[BLOCK_VECTORS];
 	float inverse, scale;
-	int sum = 0;
+	int sum[2] = { 0 };
 
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
 		most = v_max(most, v_abs(v[i]));
 	scale = quant_scale_i8(v_most(most), &inverse);
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++) {
 		rounded[i] = v_round(v_mul(v[i], v_set(inverse)));
-		sum += v_store_int8(ret->q + i * VL, rounded[i]);
+		sum[i * VL / 16] += v_store_int8(ret->q + i * VL, rounded[i]);
 	}
-	quant_set_sums(ret, scale, sum);
+	quant_set_sums(ret, scale, sum[0], sum[1]);
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
 		v[i] = v_sub(v[i], v_mul(v_set(scale), rounded[i]));
 }
@@ -226,7 +262,7 @@ static void encode_int8(const float *x, uint32_t cols, struct quant_q8 *to)
 			encode_q8(v, rest + b);
 			twice[b / 64] |= (uint64_t)1 << b % 64;
 		} else {
-			quant_set_sums(rest + b, 0, 0); /* a row beside it may need this block's rest: adds nothing */
+			quant_set_sums(rest + b, 0, 0, 0); /* a row beside it may need this block's rest: adds nothing */
 		}
 	}
 }

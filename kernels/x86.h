@@ -14,6 +14,7 @@
 
 #include "kernels/host.h"
 #include "kernels/quant.h"
+#include "kernels/x86-panel.h"
 
 #ifdef __AVX512F__
 #include "kernels/vec-avx512.h"
@@ -32,10 +33,8 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define PANEL 16 /* output rows that lie interleaved: one vector of AVX-512, two of AVX2 */
 #define X86_PANELS (2 * VL / PANEL) /* of a register tile, two vectors wide: parts of fewer would be slower */
 
-enum x86_layout { X86_F32, X86_BF16, X86_Q8_0, X86_Q4_0, X86_Q4_1 };
 enum x86_activation { X86_PLAIN, X86_INT8, X86_HALF };
 
 static inline enum x86_layout x86_layout_of(const struct kern_weight *w)
@@ -58,19 +57,6 @@ size_t X86(activation_bytes)(uint8_t activation, uint32_t cols);
 typedef void x86_panels(const struct kern_matmul *a, uint32_t first, uint32_t end);
 x86_panels X86(matmul_quant), X86(matmul_float), X86(amx_bf16);
 bool X86(amx_allowed)(void);
-
-/* Bytes of 32 columns of a panel in a quantised layout, and of a whole panel in any. */
-static inline size_t x86_block_bytes(enum x86_layout layout)
-{
-	return layout == X86_Q8_0 ? 512 + 32 : layout == X86_Q4_0 ? 256 + 32 : 256 + 64;
-}
-
-static inline size_t x86_panel_bytes(enum x86_layout layout, uint32_t cols)
-{
-	return layout == X86_F32    ? (size_t)cols * PANEL * 4
-	       : layout == X86_BF16 ? (size_t)(cols + 1) / 2 * PANEL * 4
-				    : cols / QUANT_BLOCK * x86_block_bytes(layout);
-}
 
 /* An activation row for bf16 weights: pairs of columns, as bf16 for vdpbf16ps, else as f32 that were rounded to bf16. */
 #ifdef __AVX512BF16__

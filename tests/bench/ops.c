@@ -314,8 +314,9 @@ static void bench_all(struct bench *b)
 
 	bench_matmul(b, "Q4_1", KERN_Q4_1, KERN_PRECISION_INT8, 576, 1536, b->peak.int8);
 	bench_matmul(b, "Q4_1", KERN_Q4_1, KERN_PRECISION_INT8, 1536, 576, b->peak.int8);
-	bench_matmul(b, "Q4_0", KERN_Q4_0, KERN_PRECISION_INT8, 576, 1536, b->peak.int8);
-	bench_matmul(b, "Q8_0", KERN_Q8_0, KERN_PRECISION_INT8, 576, 1536, b->peak.int8);
+	for (enum kern_dtype type = KERN_Q8_0; type < _KERN_DTYPE_N; type++)
+		if (type != KERN_Q4_1)
+			bench_matmul(b, kern_dtype_name(type), type, KERN_PRECISION_INT8, 1536, 576, b->peak.int8);
 	bench_matmul(b, "bf16", KERN_BF16, KERN_PRECISION_BF16, 576, 1536, b->peak.bf16);
 	bench_matmul(b, "f32", KERN_F32, KERN_PRECISION_F32, 576, 1536, b->peak.fma);
 	if (wanted(b, "lora")) {

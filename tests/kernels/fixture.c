@@ -254,11 +254,9 @@ void fixture_free_step(struct fixture_step *s)
 		fixture_free(mine[i]);
 }
 
-enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_dtype dtype, enum kern_precision precision)
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision)
 {
-	bool decodes = b->queued || (b != &kern_ref && dtype > KERN_Q4_1); /* see enum kern_precision, x86-weight.c */
-
-	return decodes && precision == KERN_PRECISION_INT8 ? KERN_PRECISION_BF16 : precision;
+	return b->queued && precision == KERN_PRECISION_INT8 ? KERN_PRECISION_BF16 : precision;
 }
 
 /* ---- comparisons ---- */

@@ -67,7 +67,7 @@ struct fixture_step fixture_step(const struct kern_step *step, unsigned way);
 void fixture_free_step(struct fixture_step *s);
 
 /* The precision in which the reference makes the same products. */
-enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_dtype dtype, enum kern_precision precision);
+enum kern_precision fixture_truth(const struct kern_backend *b, enum kern_precision precision);
 
 /* ---- comparisons ---- */
 

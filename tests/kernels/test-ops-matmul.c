@@ -151,7 +151,7 @@ static void check_matmul(const struct kern_backend *b, const struct kern_matrix 
 			 uint8_t without)
 {
 	struct kern_weight w = fixture_weight(b, m, precision, 3);
-	struct kern_weight truth = fixture_weight(&kern_ref, m, fixture_truth(b, m->dtype, precision), 1);
+	struct kern_weight truth = fixture_weight(&kern_ref, m, fixture_truth(b, precision), 1);
 	size_t n = (size_t)BATCH * m->rows;
 	float *x = inputs(BATCH, m->cols);
 	float *y = fixture_bytes(n * 4), *first = fixture_bytes(n * 4), *expected = fixture_bytes(n * 4);
@@ -215,7 +215,7 @@ static void check_extreme(const struct kern_backend *b, enum kern_dtype dtype, u
 	for (unsigned i = 0; i < 3 * 256; i++)
 		x[i] = i / 256 == 0 ? 1 : i / 256 == 1 ? -1 : (float)((int)(i % 2) * 2 - 1);
 	struct kern_weight w = fixture_weight(b, &m, KERN_PRECISION_INT8, 1);
-	struct kern_weight truth = fixture_weight(&kern_ref, &m, fixture_truth(b, dtype, KERN_PRECISION_INT8), 1);
+	struct kern_weight truth = fixture_weight(&kern_ref, &m, fixture_truth(b, KERN_PRECISION_INT8), 1);
 	struct product mine = { b, &w, x, 3, .name = "extremes" }, ref = { &kern_ref, &truth, x, 3 };
 	float *y = fixture_bytes(sizeof *y * 3 * 20), *expected = fixture_bytes(sizeof *y * 3 * 20);
 	multiply(&mine, false, 0, y);
