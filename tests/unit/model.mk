@@ -1,7 +1,7 @@
 # Tests of the model folder and of the compute threads it runs on.
 if HAVE_CHECK
-model_tests = tests/unit/test-model-golden tests/unit/test-model-load tests/unit/test-model-pool \
-	tests/unit/test-model-step tests/unit/test-os-team
+model_tests = tests/unit/test-model-golden tests/unit/test-model-load tests/unit/test-model-perplexity \
+	tests/unit/test-model-pool tests/unit/test-model-step tests/unit/test-os-team
 check_PROGRAMS += $(model_tests)
 TESTS += $(model_tests)
 
@@ -21,6 +21,9 @@ tests_unit_test_model_golden_LDADD = $(model_libs) $(JANSSON_LIBS)
 tests_unit_test_model_load_SOURCES = tests/unit/test-model-load.c $(model_rig) $(model_tiny)
 tests_unit_test_model_load_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_model_load_LDADD = $(model_libs)
+tests_unit_test_model_perplexity_SOURCES = tests/unit/test-model-perplexity.c $(model_rig)
+tests_unit_test_model_perplexity_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_model_perplexity_LDADD = $(model_libs)
 tests_unit_test_model_step_SOURCES = tests/unit/test-model-step.c $(model_rig) $(model_tiny)
 tests_unit_test_model_step_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_model_step_LDADD = $(model_libs)
@@ -33,4 +36,4 @@ tests_bench_step_profile_LDADD = $(model_libs)
 endif
 
 EXTRA_DIST += tests/golden/logprobs.json tests/golden/make-adapters.py tests/golden/make-logprobs.py \
-	tests/golden/variants.json
+	tests/golden/perplexity.txt tests/golden/variants.json
