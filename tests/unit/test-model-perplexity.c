@@ -9,7 +9,8 @@
  * package on PyPI) without the blank lines at both ends and with Unix line ends. It is read in windows that know nothing of
  * each other; the first token of each is not counted.
  *
- * LORAD_TEST_MODEL   SmolLM2-135M-Instruct's Q4_1 file
+ * LORAD_TEST_MODEL   SmolLM2-135M-Instruct's Q4_1 file: all of the text
+ * LORAD_TEST_MIXES   the folder of what tests/make-gguf.py made of it: the start of the text
  */
 #include <check.h>
 #include <math.h>
@@ -26,11 +27,15 @@
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* five tokens a second: a few, to find faults; they scatter */
 #define TOKENS_MAX 32
+#define MIX_TOKENS 32
 #define LIMIT 0.05
 #else
 #define TOKENS_MAX TEXT_TOKENS
+#define MIX_TOKENS 2048
 #define LIMIT 0.005 /* of the perplexity, either way */
 #endif
+
+static const char *const mixes[] = { "q4_k_m", "q5_k_m" };
 
 static const char *setting(const char *name)
 {
@@ -114,10 +119,25 @@ START_TEST(one_type)
 }
 END_TEST
 
+START_TEST(mixed_types)
+{
+	const char *folder = setting("LORAD_TEST_MIXES");
+	char file[4096];
+
+	if (!folder) {
+		printf("LORAD_TEST_MIXES is not set: %s is not compared\n", mixes[_i]);
+		return;
+	}
+	(void)snprintf(file, sizeof(file), "%s/%s.gguf", folder, mixes[_i]);
+	printf("%s:\n", mixes[_i]);
+	compare(file, KERN_BF16, perplexity(file, MODEL_F32, KERN_F32, MIX_TOKENS), MIX_TOKENS);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite;
-	TCase *one;
+	TCase *one, *mixed;
 
 	if (!setting("LORAD_TEST_MODEL")) {
 		printf("skipped: LORAD_TEST_MODEL is not set\n");
@@ -128,5 +148,9 @@ int main(void)
 	tcase_set_timeout(one, 600);
 	tcase_add_test(one, one_type);
 	suite_add_tcase(suite, one);
+	mixed = tcase_create("mixed-types");
+	tcase_set_timeout(mixed, 600);
+	tcase_add_loop_test(mixed, mixed_types, 0, (int)(sizeof(mixes) / sizeof(*mixes)));
+	suite_add_tcase(suite, mixed);
 	return run_suite(suite);
 }
