@@ -199,6 +199,7 @@ class World:
     def __init__(self, options):
         self.build, self.sanitized = os.path.abspath(options.build), options.sanitized and os.path.abspath(options.sanitized)
         self.model, self.hf = os.path.abspath(options.model), options.hf and os.path.abspath(options.hf)
+        self.mixes = options.mixes and os.path.abspath(options.mixes)
         self.source = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
         self.root = tempfile.mkdtemp(prefix="lorad-e2e-")
         self.shared, self.own, self.scratch = {}, [], None

@@ -14,7 +14,7 @@ def golden(world):
         return json.load(f)
 
 
-def import_variants(world, d):
+def import_variants(world, d, only=None):
     """Makes the variants' folders once a run and imports them; importing again is 'unchanged'."""
     folder = f"{world.root}/variants"
     if not os.path.isdir(folder):
@@ -23,7 +23,8 @@ def import_variants(world, d):
             raise Skipped("making the variants needs numpy (tests/requirements.txt)")
         made.ok()
     for name in sorted(os.listdir(folder)):
-        d.ctl("import", "--name", f"golden.{name}", f"{folder}/{name}").ok()
+        if only in (None, name):
+            d.ctl("import", "--name", f"golden.{name}", f"{folder}/{name}").ok()
 
 
 def differences(d, golden_texts, wanted, adapter):
@@ -83,3 +84,47 @@ def greedy_text_f32(world, d):
         wanted = rows[name]["greedy"]
         safe = next((i for i, m in enumerate(wanted["margins"]) if m < MARGIN), len(wanted["margins"]))
         check_equal(got[:safe], wanted["tokens"][:safe], f"greedy tokens of {name}")
+
+
+def mixed(world, mix):
+    """A file of mixed types: its f32 path against the weights that the gguf package decodes, bit for bit the same sums; and
+    the default precision, with an adapter, against both."""
+    if not world.mixes:
+        raise Skipped("no folder of files of mixed types was given (--mixes)")
+    if not world.exact:
+        raise Skipped("a GPU has no kernels for these types")
+    file, folder, variant = f"{world.mixes}/{mix}.gguf", f"{world.scratch}/hf", "r16-all"
+    call([sys.executable, f"{world.source}/tests/make-hf.py", file, folder]).ok()
+    reference = golden(world)
+    texts, prompt = reference["texts"], ",".join(map(str, reference["prompt"]))
+
+    def answers(model, *precision):
+        d = world.daemon(*precision, model=model)
+        import_variants(world, d, variant)
+        out = {"precision": d.status()["model"]["precision"]}
+        for name, adapter in ("base", []), (variant, ["--adapter", f"golden.{variant}"]):
+            out[name] = {t: d.ctl("score", "--json", *adapter, "--tokens", ",".join(map(str, ids))).json()["logprobs"][1:]
+                         for t, ids in texts.items()}
+            out["greedy " + name] = d.generate("-n", 24, "--ignore-eos", "--tokens", prompt, *adapter)["tokens"]
+        d.term()
+        return out
+
+    decoded, exact, fast = answers(folder, "--precision", "f32"), answers(file, "--precision", "f32"), answers(file)
+    check(exact == decoded, "in f32 the file answers otherwise than its decoded weights")
+    check_equal(fast["precision"], "int8", "the default precision")
+    check(exact["base"] != exact[variant], "the adapter changes nothing")
+    for name, limits in ("base", (0.07, 0.6)), (variant, (0.085, 0.6)):
+        diff = [abs(a - b) for t in texts for a, b in zip(fast[name][t], exact[name][t])]
+        mean, largest = sum(diff) / len(diff), max(diff)
+        print(f"     {mix} {name}, default precision: mean/largest difference {mean:.5f}/{largest:.4f}")
+        check(mean <= limits[0] and largest <= limits[1], f"{name}: mean {mean:.5f}, largest {largest:.5f}")
+
+
+@case
+def mixed_q4_k_m(world):
+    mixed(world, "q4_k_m")
+
+
+@case
+def mixed_q5_k_m(world):
+    mixed(world, "q5_k_m")
