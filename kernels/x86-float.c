@@ -5,6 +5,7 @@
  * A panel is 16 output rows, column by column: f32 [cols][16], or bf16 [cols / 2][16][2] (pairs of columns, zero padded).
  * Each output sums its products one column after the other, in f32 with fused multiply-adds; vdpbf16ps does the two of
  * a pair at a time. A register tile is up to ROWS rows x VECTORS vectors of outputs; its shape never shows in a result.
+ * Rows are taken in strips, as in x86-quant.c.
  */
 #include "kernels/x86.h"
 
@@ -65,28 +66,31 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 			x86_store(a, row + i, out + v * VL, sum[i][v]);
 }
 
-INLINE void run_rows(const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned vectors)
+INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, uint32_t out, enum x86_layout layout,
+		     unsigned vectors)
 {
-	uint32_t row = 0;
-
-	for (; row + ROWS <= a->n; row += ROWS)
+	for (; row + ROWS <= end; row += ROWS)
 		run_tile(a, row, out, layout, ROWS, vectors);
-	for (; row + 4 <= a->n; row += 4)
+	for (; row + 4 <= end; row += 4)
 		run_tile(a, row, out, layout, 4, vectors);
-	for (; row + 2 <= a->n; row += 2)
+	for (; row + 2 <= end; row += 2)
 		run_tile(a, row, out, layout, 2, vectors);
-	for (; row < a->n; row++)
+	for (; row < end; row++)
 		run_tile(a, row, out, layout, 1, vectors);
 }
 
 INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
 {
-	uint32_t out = first * PANEL;
+	size_t x_bytes = layout == X86_F32 ? (size_t)a->w->cols * 4 : x86_half_bytes(a->w->cols);
+	uint32_t strip = x86_strip(x_bytes, ROWS);
 
-	for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
-		run_rows(a, out, layout, VECTORS);
-	for (; out < end * PANEL; out += VL)
-		run_rows(a, out, layout, 1);
+	for (uint32_t row = 0; row < a->n; row += strip) {
+		uint32_t row_end = a->n - row < strip ? a->n : row + strip, out = first * PANEL;
+		for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
+			run_rows(a, row, row_end, out, layout, VECTORS);
+		for (; out < end * PANEL; out += VL)
+			run_rows(a, row, row_end, out, layout, 1);
+	}
 }
 
 void X86(matmul_float)(const struct kern_matmul *a, uint32_t first, uint32_t end)

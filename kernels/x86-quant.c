@@ -9,14 +9,13 @@
  * order, then over the second encodings that its rows have (quant.h), and takes no part in another's. A row without the
  * second encoding that its neighbour has finds zeros there, so that the tile's shape never shows in the result.
  *
- * Rows are taken STRIP bytes at a time past all panels, so that their encodings stay near, while a panel (a few KB) is read
- * once a strip.
+ * Rows are taken in strips past all panels, so that their encodings stay near, while a panel (a few KB) is read once a
+ * strip.
  */
 #include "kernels/x86.h"
 
 #define VECTORS 2
 #define ROWS (VEC_REGISTERS == 32 ? 6 : 4)
-#define STRIP ((size_t)32 << 10)
 
 struct tile {
 	const uint8_t *panel[VECTORS]; /* halves of one panel with VL 8 */
@@ -264,9 +263,8 @@ INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, ui
 
 INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
 {
-	uint32_t strip = (uint32_t)(STRIP / x86_int8_bytes(a->w->cols / QUANT_BLOCK)) / ROWS * ROWS;
+	uint32_t strip = x86_strip(x86_int8_bytes(a->w->cols / QUANT_BLOCK), ROWS);
 
-	strip = strip ? strip : ROWS;
 	for (uint32_t row = 0; row < a->n; row += strip) {
 		uint32_t row_end = a->n - row < strip ? a->n : row + strip, out = first * PANEL;
 		for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)

@@ -84,6 +84,14 @@ static inline uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t bloc
 	return (uint64_t *)(uintptr_t)(row + 2 * (size_t)blocks);
 }
 
+/* Rows of so many bytes that stay in the nearest cache together, a multiple of a register tile's. */
+static inline uint32_t x86_strip(size_t row_bytes, uint32_t tile_rows)
+{
+	uint32_t strip = (uint32_t)(((size_t)32 << 10) / row_bytes) / tile_rows * tile_rows;
+
+	return strip ? strip : tile_rows;
+}
+
 /* A vector of a row's outputs goes where it belongs, as far as the weight has such rows. */
 INLINE void x86_store(const struct kern_matmul *a, uint32_t row, uint32_t out, vf sum)
 {
