@@ -96,7 +96,7 @@ INLINE int fit(enum x86_layout layout)
 INLINE void add_now(vi *sum, vi products)
 {
 	*sum = v_add16(*sum, products);
-	__asm__("" : "+x"(*sum));
+	__asm__("" : "+" X86_VECTOR(*sum));
 }
 
 INLINE void dot_begin(struct dot *d, vi start)

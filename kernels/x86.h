@@ -26,10 +26,16 @@
 #define X86_PASTE(a, b) X86_PASTE_(a, b)
 #define X86(name) X86_PASTE(name, X86_ISA)
 
-#ifdef __SANITIZE_ADDRESS__ /* checks in unrolled loops take minutes to compile; the arithmetic is the same */
+/* Checks and simulated instructions (tests/isasim) take minutes to compile in unrolled loops; the arithmetic is the same. */
+#if defined(__SANITIZE_ADDRESS__) || defined(X86_SIMULATED)
 #define UNROLL
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+#ifdef X86_SIMULATED /* asm's operand for a vector: where it is simulated no register is as wide */
+#define X86_VECTOR "m"
+#else
+#define X86_VECTOR "x"
 #endif
 #define INLINE static inline __attribute__((always_inline))
 

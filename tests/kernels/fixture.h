@@ -3,15 +3,16 @@
  * What the tests of the kernels share: the backends under test, memory that they can use, random data, weights in every
  * format, steps of many sequences. See fixture.c.
  *
- * The tests are linked twice: with fixture-cpu.c, and with fixture-cuda.c. All that an op reads or writes through a
- * pointer has to be memory from here, which both the test and the backend can use.
+ * The tests are linked several times: with fixture-cpu.c, with fixture-isasim.c (both on fixture-host.c), and with
+ * fixture-cuda.c. All that an op reads or writes through a pointer has to be memory from here, which both the test and the
+ * backend can use.
  */
 #ifndef LORAD_TESTS_KERNELS_FIXTURE_H
 #define LORAD_TESTS_KERNELS_FIXTURE_H
 
 #include "kernels/kernels.h"
 
-/* ---- fixture-cpu.c or fixture-cuda.c ---- */
+/* ---- fixture-cpu.c, fixture-isasim.c or fixture-cuda.c ---- */
 
 void fixture_set_up(void); /* before and after each test, in its process */
 void fixture_tear_down(void);

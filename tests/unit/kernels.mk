@@ -18,10 +18,10 @@ TESTS += $(kernel_tests)
 tests_kernels_test_host_SOURCES = tests/kernels/test-host.c tests/kernels/blocks.h
 tests_kernels_test_host_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_kernels_test_host_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
-tests_kernels_test_ops_SOURCES = $(OPS_TEST_SOURCES) tests/kernels/fixture-cpu.c
+tests_kernels_test_ops_SOURCES = $(OPS_TEST_SOURCES) tests/kernels/fixture-host.c tests/kernels/fixture-cpu.c
 tests_kernels_test_ops_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_kernels_test_ops_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
-tests_kernels_test_sample_SOURCES = $(SAMPLE_TEST_SOURCES) tests/kernels/fixture-cpu.c
+tests_kernels_test_sample_SOURCES = $(SAMPLE_TEST_SOURCES) tests/kernels/fixture-host.c tests/kernels/fixture-cpu.c
 tests_kernels_test_sample_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_kernels_test_sample_LDADD = kernels/libkernels.la $(CHECK_LIBS) -lm
 endif
