@@ -1,6 +1,7 @@
 include tests/cudasim/local.mk
 include tests/gpu/local.mk
 include tests/unit/kernels.mk
+include tests/isasim/local.mk
 include tests/unit/engine.mk
 include tests/unit/format.mk
 include tests/unit/store.mk
