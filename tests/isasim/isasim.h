@@ -96,6 +96,20 @@ static inline __m512i isasim_cvtepi8_epi16(__m256i a)
 	return ret.i;
 }
 
+static inline __m512i isasim_cvtepu8_epi32(__m128i a)
+{
+	union isasim_halves ret = { .half_i = { _mm256_cvtepu8_epi32(a), _mm256_cvtepu8_epi32(_mm_srli_si128(a, 8)) } };
+
+	return ret.i;
+}
+
+static inline __m512i isasim_cvtepi8_epi32(__m128i a)
+{
+	union isasim_halves ret = { .half_i = { _mm256_cvtepi8_epi32(a), _mm256_cvtepi8_epi32(_mm_srli_si128(a, 8)) } };
+
+	return ret.i;
+}
+
 static inline __m512 isasim_cvtph_ps(__m256i a)
 {
 	union isasim_halves ret;
@@ -226,6 +240,7 @@ static inline __m512 isasim_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b)
 
 #undef _mm512_abs_ps
 #undef _mm512_cvtepi8_epi16
+#undef _mm512_cvtepi8_epi32
 #undef _mm512_dpbf16_ps
 #undef _mm512_dpbusd_epi32
 #undef _mm512_dpwssd_epi32
@@ -240,6 +255,8 @@ static inline __m512 isasim_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b)
 #define _mm512_cvtepi32_epi8 isasim_cvtepi32_epi8
 #define _mm512_cvtepi32_ps isasim_cvtepi32_ps
 #define _mm512_cvtepi8_epi16 isasim_cvtepi8_epi16
+#define _mm512_cvtepi8_epi32 isasim_cvtepi8_epi32
+#define _mm512_cvtepu8_epi32 isasim_cvtepu8_epi32
 #define _mm512_cvtepu16_epi32 isasim_cvtepu16_epi32
 #define _mm512_cvtph_ps isasim_cvtph_ps
 #define _mm512_cvtps_epi32 isasim_cvtps_epi32

@@ -108,10 +108,22 @@ START_TEST(integers)
 		for (unsigned i = 0; i < 16; i++)
 			e.u32[i] = a.u32[i] & b.u32[i];
 		SAME(r, e, "and");
+		r.i = _mm512_or_si512(a.i, b.i);
+		for (unsigned i = 0; i < 16; i++)
+			e.u32[i] = a.u32[i] | b.u32[i];
+		SAME(r, e, "or");
 		r.i = _mm512_sll_epi32(a.i, _mm_cvtsi32_si128(shift));
 		for (unsigned i = 0; i < 16; i++)
 			e.u32[i] = shift < 32 ? a.u32[i] << shift : 0;
 		SAME(r, e, "sll");
+		r.i = _mm512_sll_epi16(a.i, _mm_cvtsi32_si128(shift));
+		for (unsigned i = 0; i < 32; i++)
+			e.u16[i] = (uint16_t)(shift < 16 ? a.u16[i] << shift : 0);
+		SAME(r, e, "sll_epi16");
+		r.i = _mm512_srl_epi16(a.i, _mm_cvtsi32_si128(shift));
+		for (unsigned i = 0; i < 32; i++)
+			e.u16[i] = (uint16_t)(shift < 16 ? a.u16[i] >> shift : 0);
+		SAME(r, e, "srl_epi16");
 		r.i = _mm512_slli_epi32(a.i, 23);
 		for (unsigned i = 0; i < 16; i++)
 			e.u32[i] = a.u32[i] << 23;
@@ -150,6 +162,14 @@ START_TEST(conversions)
 		for (unsigned i = 0; i < 32; i++)
 			e.i16[i] = a.i8[i];
 		SAME(r, e, "cvtepi8_epi16");
+		r.i = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(half));
+		for (unsigned i = 0; i < 16; i++)
+			e.u32[i] = a.u8[i];
+		SAME(r, e, "cvtepu8_epi32");
+		r.i = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(half));
+		for (unsigned i = 0; i < 16; i++)
+			e.i32[i] = a.i8[i];
+		SAME(r, e, "cvtepi8_epi32");
 		r.f = _mm512_cvtepi32_ps(a.i);
 		for (unsigned i = 0; i < 16; i++)
 			e.f32[i] = (float)a.i32[i];
