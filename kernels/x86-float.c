@@ -10,6 +10,7 @@
 #include "kernels/x86.h"
 
 #define VECTORS 2
+#define STRIP ((size_t)32 << 10)
 #define ROWS (VEC_REGISTERS == 32 ? 12 : 5)
 
 /* Pair k of a row's activations, the same in every lane. */
@@ -82,7 +83,7 @@ INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, ui
 INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
 {
 	size_t x_bytes = layout == X86_F32 ? (size_t)a->w->cols * 4 : x86_half_bytes(a->w->cols);
-	uint32_t strip = x86_strip(x_bytes, ROWS);
+	uint32_t strip = x86_strip(STRIP, x_bytes, ROWS);
 
 	for (uint32_t row = 0; row < a->n; row += strip) {
 		uint32_t row_end = a->n - row < strip ? a->n : row + strip, out = first * PANEL;

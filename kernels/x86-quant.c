@@ -6,26 +6,41 @@
  * exactly, where the integer sum starts. Q6_K has a scale for each half of a block, hence two integer sums.
  *
  * A register tile is up to ROWS activation rows x VECTORS vectors of outputs. Each of its sums goes over the blocks in
- * order, then over the second encodings that its rows have (quant.h), and takes no part in another's. A row without the
- * second encoding that its neighbour has finds zeros there, so that the tile's shape never shows in the result.
+ * order, then over the second encodings that its row has (quant.h), and takes no part in another's, so that the tile's
+ * shape never shows in the result. Rows differ in which blocks they have twice: tiles of second encodings are made of
+ * whichever rows have that block.
  *
- * Rows are taken in strips past all panels, so that their encodings stay near, while a panel (a few KB) is read once a
- * strip.
+ * Rows are taken in strips past all panels, so that their encodings stay near (in the second cache: of many rows some have
+ * the same block twice), while a panel (a few KB) is read once a strip. A strip's sums wait in memory for the second
+ * encodings.
  */
 #include "kernels/x86.h"
 
 #define VECTORS 2
 #define ROWS (VEC_REGISTERS == 32 ? 6 : 4)
+#define STRIP ((size_t)128 << 10)
+
+#define STRIP_ROWS 64u /* at most: the bits of a word */
+#define RANGE 512u     /* blocks of which a strip knows the rows that have them twice */
 
 struct tile {
-	const uint8_t *panel[VECTORS]; /* halves of one panel with VL 8 */
-	const uint8_t *x;              /* first row: x86_int8_bytes() */
-	size_t x_bytes;                /* from row to row */
+	const uint8_t *panel[VECTORS];   /* halves of one panel with VL 8 */
+	const struct quant_q8 *x[ROWS];  /* rows: x86_int8_bytes() */
+};
+
+struct strip {
+	const struct kern_matmul *a;
+	uint32_t row, n_rows, blocks;
+	size_t x_bytes;                           /* from row to row */
+	uint32_t range;                           /* blocks from here on are those of rows[] */
+	uint64_t rows[RANGE];                     /* bit i: row i has the block twice */
+	uint64_t any[RANGE / 64];                 /* blocks that some row has twice */
+	float sum[STRIP_ROWS][VECTORS * VL];      /* of the outputs at hand */
 };
 
 INLINE const struct quant_q8 *encoded(const struct tile *t, unsigned i, uint32_t e)
 {
-	return (const struct quant_q8 *)(const void *)(t->x + i * t->x_bytes) + e;
+	return t->x[i] + e;
 }
 
 /* Bytes from a panel's numbers of so many bytes to those of vector v's first output. */
@@ -209,68 +224,142 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 	}
 }
 
-/* The second encodings: blocks that any of the rows has one of. */
-INLINE void run_rest(const struct tile *t, uint32_t blocks, enum x86_layout layout, unsigned rows, unsigned vectors,
-		     vf (*sum)[VECTORS])
+static const struct quant_q8 *row_of(const struct strip *s, uint32_t i)
 {
-	for (uint32_t first = 0; first < blocks; first += 64) {
-		uint64_t twice = 0;
-		UNROLL for (unsigned i = 0; i < rows; i++)
-			twice |= x86_int8_twice(encoded(t, i, 0), blocks)[first / 64];
-		for (; twice; twice &= twice - 1) {
-			uint32_t b = first + (uint32_t)__builtin_ctzll(twice);
-			block(t, b, blocks + b, layout, rows, vectors, sum);
+	return (const void *)((const uint8_t *)s->a->activated + (s->row + i) * s->x_bytes);
+}
+
+INLINE void set_panels(struct tile *t, const struct kern_matmul *a, uint32_t out, enum x86_layout layout, unsigned vectors)
+{
+	UNROLL for (unsigned v = 0; v < vectors; v++)
+		t->panel[v] = (const uint8_t *)a->w->data + (out + v * VL) / PANEL * x86_panel_bytes(layout, a->w->cols);
+}
+
+/* The sums of rows [i, i + rows) of the strip over all first encodings. */
+INLINE void run_tile(struct strip *s, uint32_t first, uint32_t out, enum x86_layout layout, unsigned rows, unsigned vectors)
+{
+	vf sum[ROWS][VECTORS];
+	struct tile t;
+
+	set_panels(&t, s->a, out, layout, vectors);
+	UNROLL for (unsigned i = 0; i < rows; i++) {
+		t.x[i] = row_of(s, first + i);
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			sum[i][v] = v_zero();
+	}
+	for (uint32_t b = 0; b < s->blocks; b++)
+		block(&t, b, b, layout, rows, vectors, sum);
+	UNROLL for (unsigned i = 0; i < rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			v_store(&s->sum[first + i][v * VL], sum[i][v]);
+}
+
+INLINE void run_tiles(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
+{
+	uint32_t i = 0;
+
+	for (; i + ROWS <= s->n_rows; i += ROWS)
+		run_tile(s, i, out, layout, ROWS, vectors);
+	for (; ROWS > 4 && i + 4 <= s->n_rows; i += 4)
+		run_tile(s, i, out, layout, ROWS > 4 ? 4 : 1, vectors);
+	for (; ROWS > 2 && i + 2 <= s->n_rows; i += 2)
+		run_tile(s, i, out, layout, ROWS > 2 ? 2 : 1, vectors);
+	for (; i < s->n_rows; i++)
+		run_tile(s, i, out, layout, 1, vectors);
+}
+
+/* Block b of the lowest rows in *left, which are taken out of it. */
+INLINE void run_lowest(struct strip *s, struct tile *t, uint32_t b, uint64_t *left, enum x86_layout layout, unsigned rows,
+		      unsigned vectors)
+{
+	vf sum[ROWS][VECTORS];
+	float *at[ROWS];
+
+	UNROLL for (unsigned i = 0; i < rows; i++, *left &= *left - 1) {
+		uint32_t row = (uint32_t)__builtin_ctzll(*left);
+		t->x[i] = row_of(s, row);
+		at[i] = s->sum[row];
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			sum[i][v] = v_load(at[i] + v * VL);
+	}
+	block(t, b, s->blocks + b, layout, rows, vectors, sum);
+	UNROLL for (unsigned i = 0; i < rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			v_store(at[i] + v * VL, sum[i][v]);
+}
+
+INLINE void run_twice(struct strip *s, struct tile *t, uint32_t b, uint64_t rows, enum x86_layout layout, unsigned vectors)
+{
+	unsigned n = (unsigned)__builtin_popcountll(rows);
+
+	for (; n >= ROWS; n -= ROWS)
+		run_lowest(s, t, b, &rows, layout, ROWS, vectors);
+	for (; ROWS > 2 && n >= 2; n -= 2)
+		run_lowest(s, t, b, &rows, layout, ROWS > 2 ? 2 : 1, vectors);
+	for (; n; n--)
+		run_lowest(s, t, b, &rows, layout, 1, vectors);
+}
+
+/* Which rows have blocks [range, range + RANGE) twice. */
+static void see_range(struct strip *s, uint32_t range)
+{
+	if (range == s->range)
+		return;
+	s->range = range;
+	memset(s->any, 0, sizeof s->any);
+	memset(s->rows, 0, sizeof s->rows);
+	for (uint32_t i = 0; i < s->n_rows; i++) {
+		const uint64_t *twice = x86_int8_twice(row_of(s, i), s->blocks);
+		for (uint32_t b = 0; b < RANGE && range + b < s->blocks; b += 64) {
+			s->any[b / 64] |= twice[(range + b) / 64];
+			for (uint64_t left = twice[(range + b) / 64]; left; left &= left - 1)
+				s->rows[b + (uint32_t)__builtin_ctzll(left)] |= (uint64_t)1 << i;
 		}
 	}
 }
 
-/* Rows [row, row + rows) of the outputs from output `out` on. */
-INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned rows,
-		     unsigned vectors)
+/* The second encodings, block by block. */
+INLINE void run_rest(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
 {
-	uint32_t blocks = a->w->cols / QUANT_BLOCK;
-	struct tile t = { .x_bytes = x86_int8_bytes(blocks) };
-	vf sum[ROWS][VECTORS];
+	struct tile t;
 
-	t.x = (const uint8_t *)a->activated + row * t.x_bytes;
-	UNROLL for (unsigned v = 0; v < vectors; v++) {
-		uint32_t o = out + v * VL;
-		t.panel[v] = (const uint8_t *)a->w->data + o / PANEL * x86_panel_bytes(layout, a->w->cols);
+	set_panels(&t, s->a, out, layout, vectors);
+	for (uint32_t first = 0; first < s->blocks; first += 64) {
+		see_range(s, first / RANGE * RANGE);
+		for (uint64_t any = s->any[first % RANGE / 64]; any; any &= any - 1) {
+			uint32_t b = first + (uint32_t)__builtin_ctzll(any);
+			run_twice(s, &t, b, s->rows[b % RANGE], layout, vectors);
+		}
 	}
-	UNROLL for (unsigned i = 0; i < rows; i++)
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			sum[i][v] = v_zero();
-	for (uint32_t b = 0; b < blocks; b++)
-		block(&t, b, b, layout, rows, vectors, sum);
-	run_rest(&t, blocks, layout, rows, vectors, sum);
-	UNROLL for (unsigned i = 0; i < rows; i++)
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			x86_store(a, row + i, out + v * VL, sum[i][v]);
 }
 
-INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, uint32_t out, enum x86_layout layout,
-		     unsigned vectors)
+INLINE void run_outputs(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
 {
-	for (; row + ROWS <= end; row += ROWS)
-		run_tile(a, row, out, layout, ROWS, vectors);
-	for (; ROWS > 4 && row + 4 <= end; row += 4)
-		run_tile(a, row, out, layout, ROWS > 4 ? 4 : 1, vectors);
-	for (; ROWS > 2 && row + 2 <= end; row += 2)
-		run_tile(a, row, out, layout, ROWS > 2 ? 2 : 1, vectors);
-	for (; row < end; row++)
-		run_tile(a, row, out, layout, 1, vectors);
+	run_tiles(s, out, layout, vectors);
+	run_rest(s, out, layout, vectors);
+	for (uint32_t i = 0; i < s->n_rows; i++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			x86_store(s->a, s->row + i, out + v * VL, v_load(&s->sum[i][v * VL]));
 }
 
 INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
 {
-	uint32_t strip = x86_strip(x86_int8_bytes(a->w->cols / QUANT_BLOCK), ROWS);
+	struct strip s; /* not cleared: it is large */
+	uint32_t n;
 
-	for (uint32_t row = 0; row < a->n; row += strip) {
-		uint32_t row_end = a->n - row < strip ? a->n : row + strip, out = first * PANEL;
+	s.a = a;
+	s.blocks = a->w->cols / QUANT_BLOCK;
+	s.x_bytes = x86_int8_bytes(s.blocks);
+	n = x86_strip(STRIP, s.x_bytes, ROWS);
+	n = n < STRIP_ROWS ? n : STRIP_ROWS / ROWS * ROWS;
+	for (s.row = 0; s.row < a->n; s.row += n) {
+		uint32_t out = first * PANEL;
+		s.n_rows = a->n - s.row < n ? a->n - s.row : n;
+		s.range = UINT32_MAX;
 		for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
-			run_rows(a, row, row_end, out, layout, VECTORS);
-		for (; out < end * PANEL; out += VL)
-			run_rows(a, row, row_end, out, layout, 1);
+			run_outputs(&s, out, layout, VECTORS);
+		for (; VECTORS * VL > PANEL && out < end * PANEL; out += VL)
+			run_outputs(&s, out, layout, 1);
 	}
 }
 

@@ -261,8 +261,6 @@ static void encode_int8(const float *x, uint32_t cols, struct quant_q8 *to)
 		if (to[b].scale > coarse) {
 			encode_q8(v, rest + b);
 			twice[b / 64] |= (uint64_t)1 << b % 64;
-		} else {
-			quant_set_sums(rest + b, 0, 0, 0); /* a row beside it may need this block's rest: adds nothing */
 		}
 	}
 }

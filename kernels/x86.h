@@ -77,7 +77,7 @@ static inline size_t x86_half_bytes(uint32_t cols)
 }
 
 /*
- * An activation row for quantised weights: struct quant_q8 [blocks], the second encodings [blocks] (all zero but q where
+ * An activation row for quantised weights: struct quant_q8 [blocks], the second encodings [blocks] (anything where
  * there is none), and a bit per block that says which there are, uint64_t [(blocks + 63) / 64].
  */
 static inline size_t x86_int8_bytes(uint32_t blocks)
@@ -90,10 +90,10 @@ static inline uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t bloc
 	return (uint64_t *)(uintptr_t)(row + 2 * (size_t)blocks);
 }
 
-/* Rows of so many bytes that stay in the nearest cache together, a multiple of a register tile's. */
-static inline uint32_t x86_strip(size_t row_bytes, uint32_t tile_rows)
+/* How many rows of so many bytes stay in a cache of strip_bytes together: a multiple of a register tile's. */
+static inline uint32_t x86_strip(size_t strip_bytes, size_t row_bytes, uint32_t tile_rows)
 {
-	uint32_t strip = (uint32_t)(((size_t)32 << 10) / row_bytes) / tile_rows * tile_rows;
+	uint32_t strip = (uint32_t)(strip_bytes / row_bytes) / tile_rows * tile_rows;
 
 	return strip ? strip : tile_rows;
 }
