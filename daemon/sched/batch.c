@@ -7,7 +7,8 @@
  * token to do is a decode. Decodes go in first, one row each, because someone waits for every single one of them. What
  * is left of the row budget goes to prefills in order of arrival, cut wherever the budget ends: a row's result never
  * depends on the cut. A step that decodes takes fewer prefill rows, so that a long prompt does not stall the answers
- * that are already running.
+ * that are already running: as many as make it take BATCH_PACE_NS, which the steps before tell. A prompt's last rows cost
+ * more than its first ones, attention grows, so no fixed number would do.
  *
  * Yielding memory. When KV blocks run out, one request gives up its own and is computed again later: best one whose
  * client is not reading anyway, else the youngest, which has the least to lose and no claim on the older ones.
@@ -19,6 +20,27 @@
 static uint32_t min_u32(uint32_t a, uint32_t b)
 {
 	return a < b ? a : b;
+}
+
+/**
+ * batch_pace() - prefill rows for the next step that decodes
+ * @mixed_rows: what this one might have taken
+ * @most:       never more
+ * @prefills:   what it took, at least 1
+ * @took_ns:    how long it was
+ *
+ * A step that was too long makes the next one shorter at once; rows grow, at most twofold, only if a step used all of
+ * them. What its decodes took is counted as if it grew with the prefills: rather too few than too many.
+ */
+uint32_t batch_pace(uint32_t mixed_rows, uint32_t most, uint32_t prefills, uint64_t took_ns)
+{
+	uint64_t fit = prefills * BATCH_PACE_NS / (took_ns ? took_ns : 1);
+
+	if (took_ns <= BATCH_PACE_NS && prefills < mixed_rows)
+		return mixed_rows;
+	fit = fit < 2 * (uint64_t)mixed_rows ? fit : 2 * (uint64_t)mixed_rows;
+	fit = fit > BATCH_PACE_LEAST ? fit : BATCH_PACE_LEAST;
+	return fit < most ? (uint32_t)fit : most;
 }
 
 /**

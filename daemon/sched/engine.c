@@ -44,6 +44,7 @@ int engine_init(struct engine *engine, const struct sched_options *options)
 {
 	assert(options->limits.seqs && options->limits.rows >= options->limits.seqs);
 	*engine = (struct engine){ .options = *options };
+	engine->mixed_rows = batch_pace(ENGINE_MIXED_START, engine_mixed_most(engine), ENGINE_MIXED_START, BATCH_PACE_NS);
 	list_init(&engine->waiting);
 	list_init(&engine->running);
 	list_init(&engine->leaving);

@@ -11,6 +11,8 @@
 
 #define ENGINE_PREFETCH_AHEAD 16u        /* waiting requests beyond the free places whose adapters are fetched */
 #define ENGINE_SCAN_MAX 512u             /* waiting requests looked at in one turn */
+#define ENGINE_MIXED_PART 4u             /* a step that decodes takes at most 1/4 of its rows as prefill */
+#define ENGINE_MIXED_START 32u           /* and so many until it is known how long they take */
 #define ENGINE_NO_ROOM_NS (1 * NS_PER_S) /* a request that found no room for its adapters lets others pass so long */
 #define ENGINE_STUCK_NS (30 * NS_PER_S)  /* a client that reads nothing keeps its requests so long */
 
@@ -20,6 +22,7 @@ struct engine {
 	struct list leaving;
 	struct list unsent;           /* by unsent_link */
 	uint32_t n_waiting, n_running;
+	uint32_t mixed_rows;          /* prefill rows of a step that decodes, by batch_pace() */
 
 	/* Scratch of one turn: [limits.seqs] each, results [limits.rows]. */
 	struct step_seq *seq;
@@ -34,6 +37,12 @@ struct engine {
 
 	struct sched_stats stats;
 };
+
+/* Prefill rows that a step which decodes takes at most. */
+static inline uint32_t engine_mixed_most(const struct engine *engine)
+{
+	return (engine->options.limits.rows + ENGINE_MIXED_PART - 1) / ENGINE_MIXED_PART;
+}
 
 enum engine_turn {
 	ENGINE_IDLE,  /* nothing can go on until something comes in or an adapter changes its state */

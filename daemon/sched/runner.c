@@ -13,14 +13,12 @@
 
 #include "daemon/sched/engine.h"
 
-#define MIXED_PART 4 /* a step that decodes takes at most 1/4 of its rows as prefill */
-
 /* Rows for everyone who runs. Fills item[] and in_step[], both [n_running]. Return: rows of the step. */
 static uint32_t share_rows(struct engine *engine)
 {
 	const struct batch_limits limits = {
 		.rows = engine->options.limits.rows,
-		.mixed_rows = (engine->options.limits.rows + MIXED_PART - 1) / MIXED_PART,
+		.mixed_rows = engine->mixed_rows,
 	};
 	struct request *request;
 	uint32_t n = 0;
@@ -120,6 +118,19 @@ static void count_step(struct engine *engine, uint64_t took_ns)
 	hist_add(&stats->step, took_ns);
 }
 
+/* What this step tells of how many prefill rows the next one that decodes should take. */
+static void set_pace(struct engine *engine, uint32_t n, uint64_t took_ns)
+{
+	uint32_t decodes = 0, prefills = 0;
+
+	for (uint32_t i = 0; i < n; ++i) {
+		decodes += engine->seq[i].n_tokens == 1;
+		prefills += engine->seq[i].n_tokens > 1 ? engine->seq[i].n_tokens : 0;
+	}
+	if (decodes && prefills)
+		engine->mixed_rows = batch_pace(engine->mixed_rows, engine_mixed_most(engine), prefills, took_ns);
+}
+
 /* A step did not happen. A device that failed takes all requests with it, and the daemon after them. */
 static void fail_step(struct engine *engine, uint32_t n)
 {
@@ -146,6 +157,7 @@ static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
 		return;
 	}
 	count_step(engine, took);
+	set_pace(engine, n, took);
 	for (uint32_t i = 0; i < n; ++i)
 		take_result(engine, engine->in_step[i], &engine->seq[i], now_ns + took);
 }

@@ -34,6 +34,33 @@ START_TEST(prefills_alone_take_the_whole_step)
 }
 END_TEST
 
+START_TEST(long_steps_take_fewer_prefill_rows)
+{
+	const uint64_t ms = NS_PER_MS;
+
+	ck_assert_uint_eq(batch_pace(32, 128, 32, 50 * ms), 64);     /* twice as many would fit */
+	ck_assert_uint_eq(batch_pace(32, 128, 32, 1 * ms), 64);      /* no more than twofold */
+	ck_assert_uint_eq(batch_pace(100, 128, 100, 1 * ms), 128);
+	ck_assert_uint_eq(batch_pace(32, 128, 32, 0), 64);
+	ck_assert_uint_eq(batch_pace(64, 128, 20, 10 * ms), 64);     /* there were no more to take: that says nothing */
+	ck_assert_uint_eq(batch_pace(64, 128, 64, 400 * ms), BATCH_PACE_LEAST);
+	ck_assert_uint_eq(batch_pace(128, 128, 64, 200 * ms), 32);
+	ck_assert_uint_eq(batch_pace(64, 8, 8, 400 * ms), 8);        /* a small budget stays below the least */
+}
+END_TEST
+
+/* Steps that take 20 ms for their decodes and 2 for each prefill row come to rest at the pace. */
+START_TEST(pace_settles)
+{
+	uint32_t rows = 32;
+
+	for (unsigned i = 0; i < 10; ++i)
+		rows = batch_pace(rows, 128, rows, (20 + 2 * rows) * NS_PER_MS);
+	ck_assert_uint_ge(20 + 2 * rows, 95);
+	ck_assert_uint_le(20 + 2 * rows, 100);
+}
+END_TEST
+
 START_TEST(who_is_not_ready_sits_out)
 {
 	struct batch_item items[] = { { .todo = 1 }, { .todo = 9 }, { .todo = 5, .ready = true } };
@@ -100,6 +127,8 @@ int main(void)
 
 	tcase_add_test(tc, decodes_come_first);
 	tcase_add_test(tc, prefills_alone_take_the_whole_step);
+	tcase_add_test(tc, long_steps_take_fewer_prefill_rows);
+	tcase_add_test(tc, pace_settles);
 	tcase_add_test(tc, who_is_not_ready_sits_out);
 	tcase_add_test(tc, decodes_leave_no_row_over);
 	tcase_add_test(tc, the_youngest_yields);
