@@ -260,6 +260,8 @@ struct kern_attention { /* causal attention of each row over its sequence's bloc
 	const float *q;        /* [n][h][e] */
 	float *y;              /* [n][h][e] */
 	const struct kern_extent *extent;
+	void *sections;        /* of attention_bytes(), zeroed at first; NULL: parts share no sequence */
+	size_t section_bytes;
 };
 
 struct kern_swiglu { /* y = silu(gate) * up */
@@ -358,6 +360,8 @@ struct kern_device_ops {
 	void (*weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, uint32_t first, uint32_t n, void *to);
 	void (*weight_release)(struct kern_weight *w); /* the handle, not data */
 	size_t (*activation_bytes)(uint8_t activation, uint32_t cols); /* of one row; 0: plain f32 is used */
+	/* Memory with which parts can share sequences of up to so many positions. NULL: the backend has no use for it. */
+	size_t (*attention_bytes)(const struct kern_kv_layout *kv, uint32_t n_heads, uint32_t context);
 };
 
 struct kern_backend {

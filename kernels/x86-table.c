@@ -11,6 +11,7 @@ static const struct kern_device_ops device = {
 	.weight_pack = X86(weight_pack),
 	.weight_release = X86(weight_release),
 	.activation_bytes = X86(activation_bytes),
+	.attention_bytes = X86(attention_bytes),
 };
 
 static const struct kern_ops ops = {

@@ -58,6 +58,7 @@ int X86(weight_plan)(struct kern_device *device, const struct kern_matrix *m, en
 void X86(weight_pack)(const struct kern_weight *w, const struct kern_matrix *m, uint32_t first, uint32_t n, void *to);
 void X86(weight_release)(struct kern_weight *w);
 size_t X86(activation_bytes)(uint8_t activation, uint32_t cols);
+size_t X86(attention_bytes)(const struct kern_kv_layout *kv, uint32_t n_heads, uint32_t context);
 
 /* Output panels [first, end) of a matmul. */
 typedef void x86_panels(const struct kern_matmul *a, uint32_t first, uint32_t end);

@@ -64,6 +64,8 @@ struct step {
 	float *gate, *up, *ffn;           /* intermediate */
 	float *logits;                    /* [BATCH_HEAD_ROWS][vocab] */
 	float *inv_freq;                  /* [e / 2] */
+	void *sections;                   /* with which the parts of attention share long contexts, or NULL */
+	size_t section_bytes;
 	void *activated[GROUP_MAX];       /* encoded inputs */
 	float *scratch[GROUP_MAX];        /* x A^T */
 
@@ -229,7 +231,15 @@ static void remember(struct step *s, uint32_t layer)
 static void attend(struct step *s, uint32_t layer)
 {
 	struct kern_attention args = {
-		s->batch.step, s->kv, layer, s->config->geometry.n_heads, s->q, s->attended, &s->batch.extent,
+		.step = s->batch.step,
+		.kv = s->kv,
+		.layer = layer,
+		.n_heads = s->config->geometry.n_heads,
+		.q = s->q,
+		.y = s->attended,
+		.extent = &s->batch.extent,
+		.sections = s->sections,
+		.section_bytes = s->section_bytes,
 	};
 	struct call call = { s->ops->attention, &args };
 
@@ -469,6 +479,16 @@ static int reserve(struct step *s, const struct step_limits *limits)
 	return error_trace(s->memory->reserve(s->device, &largest));
 }
 
+static int take_sections(struct step *s)
+{
+	const struct image_geometry *g = &s->config->geometry;
+
+	if (!s->memory->attention_bytes)
+		return 0;
+	s->section_bytes = s->memory->attention_bytes(s->kv, g->n_heads, s->config->context);
+	return error_trace(take(s, s->section_bytes, &s->sections));
+}
+
 static int send_inv_freq(struct step *s)
 {
 	size_t bytes = s->kv->head_dim / 2 * sizeof(float);
@@ -509,6 +529,8 @@ int step_new(struct step **ret, const struct step_options *options)
 		r = take_activations(s, limits->rows);
 	if (!r)
 		r = take_product_inputs(s, limits);
+	if (!r)
+		r = take_sections(s);
 	if (!r)
 		r = send_inv_freq(s);
 	if (r)

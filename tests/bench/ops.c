@@ -216,6 +216,8 @@ static void bench_attention(struct bench *b, enum kern_dtype dtype, uint32_t n_s
 	struct kern_seq *seq = calloc(n_seqs, sizeof *seq);
 	void **block = calloc((size_t)n_seqs * blocks, sizeof *block);
 	float *q = floats(b, (size_t)n_seqs * rows * HEADS * E), *y = floats(b, (size_t)n_seqs * rows * HEADS * E);
+	size_t bytes = b->b->device->attention_bytes ? b->b->device->attention_bytes(&kv, HEADS, past + rows) : 0;
+	void *sections = bytes ? allocate(b, bytes) : NULL;
 	double best = 1e9, keys = 0;
 	char what[64];
 
@@ -229,7 +231,7 @@ static void bench_attention(struct bench *b, enum kern_dtype dtype, uint32_t n_s
 	struct kern_step step = { .n_rows = n_seqs * rows, .n_seqs = n_seqs, .seq = seq, .kv_block = block };
 	for (unsigned r = 0; r < REPEATS; r++) {
 		for (uint32_t l = 0; l < LAYERS; l++) {
-			struct kern_attention a = { &step, &kv, l, HEADS, q, y };
+			struct kern_attention a = { &step, &kv, l, HEADS, q, y, .sections = sections, .section_bytes = bytes };
 			double t = now();
 			run_op(b, b->b->ops->attention, &a);
 			t = now() - t;
