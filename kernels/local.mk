@@ -20,7 +20,8 @@ X86_SOURCES = \
 	kernels/sample.c \
 	kernels/vec-avx2.h kernels/vec-avx512.h \
 	kernels/x86-amx.c \
-	kernels/x86-attention.c \
+	kernels/x86-attention.c kernels/x86-attention.h \
+	kernels/x86-attention-parts.c \
 	kernels/x86-float.c \
 	kernels/x86-kv.c kernels/x86-kv.h \
 	kernels/x86-lora.c \

@@ -15,49 +15,21 @@
  * sums of a group of elements or of a stretch are exact i32: at most 256 * 127 * 32767. So products take the same
  * instructions per number as floats do half as many numbers, and what 16 bits round is far below what int8 does.
  *
- * Positions are in sections of 512. Each is summed on its own, then sections are merged in order, the last part to end one
- * does it: so several parts can share a long context of few heads, and it makes no difference whether they do.
+ * Positions are in sections of 512. Each is summed on its own, and x86-attention-parts.c merges them in order: so several
+ * parts can share a long context of few heads, and it makes no difference whether they do.
  *
  * A query's sums depend on its position alone: stretches begin at multiples of 64, sums run in order of position, and
  * queries are computed side by side, never together. Positions behind a row's own are not multiplied by 0 but left out,
  * for what stands there may be no number (int8 codes are).
  */
-#include "kernels/x86-kv.h"
+#include "kernels/x86-attention.h"
 
 #include <float.h>
-#include <stdatomic.h>
 
-#define STRETCH 64
-#define SECTION 512
-#define SPANS (STRETCH / KV_SPAN)
 #define VECTORS (KV_SPAN / VL) /* of a span's scores, of 16 elements of an output */
-#define HEADS 8
-#define QUERIES 24
 #define ABREAST 6
 #define UNITS(n) ((n) * 4 * VECTORS <= VEC_REGISTERS / 2 ? 4 : (n) * 2 * VECTORS <= VEC_REGISTERS / 2 ? 2 : 1)
 #define INT16_MOST 32767.0f
-
-/* Floats of what a section comes to: for each query the maximum, the sum of its weights, and y [e]. */
-#define SUMS(e, queries) ((queries) * ((size_t)(e) + 2))
-
-struct tile {
-	const struct kern_attention *a;
-	const struct kern_seq *seq;
-	uint32_t row, n_rows;                   /* rows of the request, counted from its first in this step */
-	uint32_t head, n_heads;                 /* query heads of one KV head */
-	uint32_t n, e;                          /* queries: query q is row q / n_heads, head q % n_heads; head size */
-	struct x86_span span[SPANS];            /* of the stretch */
-	struct x86_span ahead[SPANS];           /* of the next one, or the same */
-	float most[QUERIES], down[QUERIES];     /* maximum, what y was scaled down by when it last grew */
-	float q_scale[QUERIES], p_scale[QUERIES];
-	float sum[QUERIES][VL];                 /* of weights, by lane */
-	float p[QUERIES][STRETCH];              /* scores of a stretch as powers of 2, then weights */
-	int16_t p16[QUERIES][STRETCH];
-	float q[KV_HEAD_DIM_MAX][QUERIES];      /* one element of all queries next to each other */
-	int16_t q16[KV_HEAD_DIM_MAX / 2][QUERIES][2];
-	float y[QUERIES * KV_HEAD_DIM_MAX];     /* [n][e] */
-	float total[SUMS(KV_HEAD_DIM_MAX, QUERIES)], section[SUMS(KV_HEAD_DIM_MAX, QUERIES)];
-};
 
 /* Calls f(ARGS, n, UNITS(n)) for queries [q, end), n at a time. */
 #define BY_QUERIES(f, q, end, ...)                                                              \
@@ -101,7 +73,7 @@ INLINE void load16(enum kern_dtype dtype, const void *p, size_t at, vf ret[VECTO
 
 /* ---- scores ---- */
 
-INLINE void score_spans(struct tile *t, uint32_t span, enum kern_dtype dtype, unsigned q, unsigned n, unsigned spans)
+INLINE void score_spans(struct x86_tile *t, uint32_t span, enum kern_dtype dtype, unsigned q, unsigned n, unsigned spans)
 {
 	vf sum[ABREAST][SPANS][VECTORS], k[VECTORS];
 
@@ -133,7 +105,7 @@ INLINE vi pair_at(const int16_t *p)
 }
 
 /* Scores of one group of elements, added to what those before it came to. */
-INLINE void score_group(struct tile *t, uint32_t span, uint32_t group, unsigned q, unsigned n)
+INLINE void score_group(struct x86_tile *t, uint32_t span, uint32_t group, unsigned q, unsigned n)
 {
 	uint32_t j = group * KERN_KV_GROUP, end = t->e - j < KERN_KV_GROUP ? t->e : j + KERN_KV_GROUP;
 	const int8_t *keys = (const int8_t *)t->span[span].keys + (size_t)j * KV_SPAN;
@@ -161,7 +133,7 @@ INLINE void score_group(struct tile *t, uint32_t span, uint32_t group, unsigned 
 }
 
 /* Queries [q, q + n) times the keys of n_spans spans. */
-INLINE void score(struct tile *t, uint32_t n_spans, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
+INLINE void score(struct x86_tile *t, uint32_t n_spans, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
 {
 	uint32_t s = 0;
 
@@ -179,23 +151,8 @@ INLINE void score(struct tile *t, uint32_t n_spans, enum kern_dtype dtype, unsig
 
 /* ---- softmax ---- */
 
-/* 2^x to 2 ulp for x <= 0; below -126 it stays there. */
-INLINE vf power2(vf x)
-{
-	x = v_max(x, v_set(-126));
-	vf n = v_round(x), r = v_sub(x, n);
-	vf p = v_fma(v_set(0x1.430912p-13f), r, v_set(0x1.5d87fep-10f));
-
-	p = v_fma(p, r, v_set(0x1.3b2ab6p-7f));
-	p = v_fma(p, r, v_set(0x1.c6b08ep-5f));
-	p = v_fma(p, r, v_set(0x1.ebfbep-3f));
-	p = v_fma(p, r, v_set(0x1.62e43p-1f));
-	p = v_fma(p, r, v_set(1));
-	return v_mul(p, v_pow2(n));
-}
-
 /* Scores to weights; only the first n_seen count. */
-static void soften(struct tile *t, unsigned q, uint32_t n_seen)
+static void soften(struct x86_tile *t, unsigned q, uint32_t n_seen)
 {
 	uint32_t past = (n_seen + VL - 1) / VL * VL;
 	vf most = v_set(t->most[q]), sum = v_load(t->sum[q]);
@@ -208,13 +165,13 @@ static void soften(struct tile *t, unsigned q, uint32_t n_seen)
 	float now = v_most(most);
 	t->down[q] = 1;
 	if (now > t->most[q]) {
-		vf down = power2(v_set(t->most[q] - now));
+		vf down = v_power2(v_set(t->most[q] - now));
 		v_store_n(&t->down[q], 1, down);
 		sum = v_mul(sum, down);
 		t->most[q] = now;
 	}
 	for (uint32_t j = 0; j < past; j += VL)
-		v_store(p + j, power2(v_sub(v_load(p + j), v_set(now))));
+		v_store(p + j, v_power2(v_sub(v_load(p + j), v_set(now))));
 	for (uint32_t j = n_seen; j < past; j++)
 		p[j] = 0;
 	for (uint32_t j = 0; j < past; j += VL)
@@ -233,7 +190,7 @@ static float to_int16(const float *x, uint32_t n, float most, int16_t *ret)
 }
 
 /* Weights times the scales of the values; those not seen are 0. */
-static void scale_weights(struct tile *t, unsigned q, uint32_t n_seen)
+static void scale_weights(struct x86_tile *t, unsigned q, uint32_t n_seen)
 {
 	float w[STRETCH];
 	vf most = v_zero();
@@ -250,7 +207,7 @@ static void scale_weights(struct tile *t, unsigned q, uint32_t n_seen)
 /* ---- outputs ---- */
 
 /* Adds weighted values of positions [from, to) to elements [j, j + units * 16) of queries [q, q + n). */
-INLINE void mix_units(struct tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, uint32_t j, unsigned q, unsigned n,
+INLINE void mix_units(struct x86_tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, uint32_t j, unsigned q, unsigned n,
 		      unsigned units)
 {
 	vf y[ABREAST][SPANS][VECTORS], value[VECTORS];
@@ -282,7 +239,7 @@ INLINE void mix_units(struct tile *t, uint32_t from, uint32_t to, enum kern_dtyp
 }
 
 /* The same for 16 elements and a whole stretch, of which somebody sees n_seen positions. */
-INLINE void mix_codes(struct tile *t, uint32_t n_seen, uint32_t j, unsigned q, unsigned n)
+INLINE void mix_codes(struct x86_tile *t, uint32_t n_seen, uint32_t j, unsigned q, unsigned n)
 {
 	vi sum[ABREAST][VECTORS];
 
@@ -310,7 +267,7 @@ INLINE void mix_codes(struct tile *t, uint32_t n_seen, uint32_t j, unsigned q, u
 		}
 }
 
-INLINE void mix(struct tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
+INLINE void mix(struct x86_tile *t, uint32_t from, uint32_t to, enum kern_dtype dtype, unsigned q, unsigned n, unsigned units)
 {
 	uint32_t j = 0;
 
@@ -328,14 +285,14 @@ INLINE void mix(struct tile *t, uint32_t from, uint32_t to, enum kern_dtype dtyp
 /* ---- tiles ---- */
 
 /* How many of the stretch's positions a row of the tile sees, 0 if it comes before them. */
-INLINE uint32_t seen(const struct tile *t, uint32_t at, uint32_t row)
+INLINE uint32_t seen(const struct x86_tile *t, uint32_t at, uint32_t row)
 {
 	uint32_t position = t->seq->first_position + t->row + row;
 
 	return position < at ? 0 : position - at < STRETCH ? position - at + 1 : STRETCH;
 }
 
-INLINE void see_stretch(struct tile *t, uint32_t at, enum kern_dtype dtype)
+INLINE void see_stretch(struct x86_tile *t, uint32_t at, enum kern_dtype dtype)
 {
 	uint32_t most = seen(t, at, t->n_rows - 1), kv_head = t->head / (t->a->n_heads / t->a->kv->n_kv_heads), row = 0;
 
@@ -362,7 +319,7 @@ INLINE void see_stretch(struct tile *t, uint32_t at, enum kern_dtype dtype)
 }
 
 #define WALK(name, dtype)                                                                          \
-	static void name(struct tile *t, uint32_t at, uint32_t end)                                \
+	static void name(struct x86_tile *t, uint32_t at, uint32_t end)                                \
 	{                                                                                          \
 		for (; at < end && seen(t, at, t->n_rows - 1); at += STRETCH)                      \
 			see_stretch(t, at, dtype);                                                 \
@@ -372,7 +329,7 @@ WALK(walk_bf16, KERN_BF16)
 WALK(walk_int8, KERN_I8)
 
 /* A query times what makes a score of it, in powers of 2. */
-static void take_query(struct tile *t, unsigned q, const float *from)
+static void take_query(struct x86_tile *t, unsigned q, const float *from)
 {
 	float scale = 0x1.715476p0f / sqrtf((float)t->e), x[KV_HEAD_DIM_MAX];
 	int16_t code[KV_HEAD_DIM_MAX];
@@ -389,27 +346,14 @@ static void take_query(struct tile *t, unsigned q, const float *from)
 	}
 }
 
-static size_t first_number(const struct tile *t, unsigned q)
-{
-	size_t row = (size_t)t->seq->first_row + t->row + q / t->n_heads;
-
-	return (row * t->a->n_heads + t->head + q % t->n_heads) * t->e;
-}
-
-static void take_queries(struct tile *t)
+void X86(attention_take)(struct x86_tile *t)
 {
 	t->n = t->n_rows * t->n_heads;
 	for (unsigned q = 0; q < t->n; q++)
-		take_query(t, q, t->a->q + first_number(t, q));
+		take_query(t, q, t->a->q + x86_first_number(t, q));
 }
 
-static uint32_t count_sections(const struct tile *t)
-{
-	return (t->seq->first_position + t->row + t->n_rows + SECTION - 1) / SECTION;
-}
-
-/* ret: SUMS(e, n) */
-static void run_section(struct tile *t, uint32_t section, float *ret)
+void X86(attention_section)(struct x86_tile *t, uint32_t section, float *ret)
 {
 	enum kern_dtype dtype = t->a->kv->dtype;
 
@@ -423,206 +367,4 @@ static void run_section(struct tile *t, uint32_t section, float *ret)
 		ret[1] = v_sum(v_load(t->sum[q]));
 		memcpy(ret + 2, t->y + q * t->e, t->e * sizeof *t->y);
 	}
-}
-
-/* A later section to what all before it came to. A query may see nothing of it. */
-static void merge(const struct tile *t, float *total, const float *section)
-{
-	for (unsigned q = 0; q < t->n; q++, total += SUMS(t->e, 1), section += SUMS(t->e, 1)) {
-		float most = fmaxf(total[0], section[0]);
-		if (!(section[1] > 0))
-			continue;
-		vf down = power2(v_set(total[0] - most)), up = power2(v_set(section[0] - most));
-		total[0] = most;
-		v_store_n(total + 1, 1, v_fma(v_set(section[1]), up, v_mul(v_set(total[1]), down)));
-		for (uint32_t j = 2; j < t->e + 2; j += VL)
-			v_store(total + j, v_fma(v_load(section + j), up, v_mul(v_load(total + j), down)));
-	}
-}
-
-static void finish(const struct tile *t, const float *total)
-{
-	for (unsigned q = 0; q < t->n; q++, total += SUMS(t->e, 1)) {
-		vf inverse = v_set(1 / total[1]);
-		float *y = t->a->y + first_number(t, q);
-		for (uint32_t j = 0; j < t->e; j += VL)
-			v_store(y + j, v_mul(v_load(total + 2 + j), inverse));
-	}
-}
-
-static void run_tile(struct tile *t)
-{
-	take_queries(t);
-	run_section(t, 0, t->total);
-	for (uint32_t i = 1; i < count_sections(t); i++) {
-		run_section(t, i, t->section);
-		merge(t, t->total, t->section);
-	}
-	finish(t, t->total);
-}
-
-/* ---- parts ---- */
-
-struct cut { /* of the work into parts */
-	uint32_t rows;  /* of a tile */
-	uint32_t heads; /* that stay together: one, or all of a KV head if there is enough to do for all parts */
-	bool sections;  /* of a tile may go to several parts */
-	uint64_t total;
-};
-
-/* About how long a head of a tile takes for so many positions. */
-static uint64_t cost(uint32_t n_rows, uint32_t positions)
-{
-	return (uint64_t)n_rows * (positions + KV_SPAN);
-}
-
-/* t->seq, row, n_rows */
-static uint64_t section_cost(const struct tile *t, uint32_t section)
-{
-	uint32_t end = t->seq->first_position + t->row + t->n_rows, left = end - section * SECTION;
-
-	return t->n_heads * cost(t->n_rows, left < SECTION ? left : SECTION);
-}
-
-static uint32_t rows_of(const struct cut *c, const struct kern_seq *seq, uint32_t row)
-{
-	return seq->n_rows - row < c->rows ? seq->n_rows - row : c->rows;
-}
-
-/*
- * Where a part leaves a section that it has done: how many of a tile are done [SHARED_MAX], then SUMS(e, HEADS) each. Only
- * single rows are shared; there are many tiles of others.
- */
-#define SHARED_MAX 256u
-
-static float *shared_section(const struct tile *t, uint64_t i)
-{
-	return (float *)((uint32_t *)t->a->sections + SHARED_MAX) + i * SUMS(t->e, HEADS);
-}
-
-static size_t shared_bytes(uint64_t n_sections, uint32_t e)
-{
-	return SHARED_MAX * sizeof(uint32_t) + n_sections * SUMS(e, HEADS) * sizeof(float);
-}
-
-static uint32_t tiles_of_row(const struct kern_kv_layout *kv, uint32_t n_heads)
-{
-	return kv->n_kv_heads * ((n_heads / kv->n_kv_heads + HEADS - 1) / HEADS);
-}
-
-/**
- * attention_bytes() - memory with which parts can share a long context: struct kern_attention, sections
- *
- * Enough for four sequences; where more have long contexts there are tiles enough for all parts.
- */
-size_t X86(attention_bytes)(const struct kern_kv_layout *kv, uint32_t n_heads, uint32_t context)
-{
-	return shared_bytes(4 * (uint64_t)tiles_of_row(kv, n_heads) * (context / SECTION + 1), kv->head_dim);
-}
-
-static struct cut make_cut(const struct kern_attention *a, unsigned n_parts)
-{
-	uint32_t group = a->n_heads / a->kv->n_kv_heads, each = tiles_of_row(a->kv, a->n_heads);
-	struct cut c = { .rows = QUERIES / (group < HEADS ? group : HEADS) };
-	uint64_t tiles = 0, sections = 0, sections_total = 0;
-	bool single = true;
-
-	for (const struct kern_seq *s = a->step->seq; s < a->step->seq + a->step->n_seqs; s++) {
-		single &= s->n_rows == 1;
-		for (uint32_t row = 0; row < s->n_rows; row += c.rows, tiles += each) {
-			uint32_t n = rows_of(&c, s, row), end = s->first_position + row + n;
-			uint32_t last = (end - 1) / SECTION;
-			c.total += a->n_heads * cost(n, end);
-			sections += (uint64_t)each * (last + 1);
-			sections_total += a->n_heads * (last * cost(n, SECTION) + cost(n, end - last * SECTION));
-		}
-	}
-	c.heads = tiles * 2 < n_parts ? 1 : group;
-	c.sections = single && tiles < 2 * n_parts && tiles <= SHARED_MAX && sections > tiles &&
-		     shared_bytes(sections, a->kv->head_dim) <= a->section_bytes;
-	c.total = c.sections ? sections_total : c.total;
-	return c;
-}
-
-/* The first head of a tile of which a head begins at `at` and takes `each` that begins at or after `border`. */
-static uint32_t first_head(uint64_t border, uint64_t at, uint64_t each, const struct cut *c, uint32_t n_heads)
-{
-	uint64_t bundle = each * c->heads, head = at >= border ? 0 : (border - at + bundle - 1) / bundle * c->heads;
-
-	return head < n_heads ? (uint32_t)head : n_heads;
-}
-
-struct share { /* of a part */
-	uint64_t from, to;  /* costs */
-	uint64_t at;        /* cost of all before */
-	uint32_t tile;      /* number of tiles and sections before, when they are shared */
-	uint64_t section;
-};
-
-/* Those sections of a tile that are this part's, and all that is left to do once none is missing. */
-static void share_tile(struct tile *t, struct share *share)
-{
-	_Atomic uint32_t *done = (_Atomic uint32_t *)t->a->sections + share->tile++;
-	uint32_t n = count_sections(t), mine = 0;
-
-	for (uint32_t i = 0; i < n; i++) {
-		if (share->at >= share->from && share->at < share->to) {
-			if (!mine++)
-				take_queries(t);
-			run_section(t, i, shared_section(t, share->section + i));
-		}
-		share->at += section_cost(t, i);
-	}
-	if (mine && atomic_fetch_add(done, mine) + mine == n) {
-		for (uint32_t i = 1; i < n; i++)
-			merge(t, shared_section(t, share->section), shared_section(t, share->section + i));
-		finish(t, shared_section(t, share->section));
-		atomic_store(done, 0); /* for the next layer */
-	}
-	share->section += n;
-}
-
-/* Heads of a tile that are this part's, a few of one KV head at a time. */
-static void run_heads(struct tile *t, uint32_t head, uint32_t end, struct share *share)
-{
-	uint32_t group = t->a->n_heads / t->a->kv->n_kv_heads;
-
-	while (head < end) {
-		uint32_t same = group - head % group, n = end - head < same ? end - head : same;
-		t->head = head;
-		t->n_heads = n < HEADS ? n : HEADS;
-		if (share)
-			share_tile(t, share);
-		else
-			run_tile(t);
-		head += t->n_heads;
-	}
-}
-
-/* Every part walks all tiles and takes, of each, the heads or the sections whose cost begins within its share of the whole. */
-void X86(attention)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
-{
-	const struct kern_attention *a = args;
-	struct tile t; /* not cleared: it is large */
-
-	if (!x86_kv_own(a->kv)) {
-		kern_ref.ops->attention(device, args, part, n_parts);
-		return;
-	}
-	struct cut c = make_cut(a, n_parts);
-	struct share share = { .from = c.total * part / n_parts, .to = c.total * (part + 1) / n_parts };
-	t.a = a;
-	t.e = a->kv->head_dim;
-	for (t.seq = a->step->seq; t.seq < a->step->seq + a->step->n_seqs; t.seq++)
-		for (t.row = 0; t.row < t.seq->n_rows; t.row += c.rows) {
-			t.n_rows = rows_of(&c, t.seq, t.row);
-			if (c.sections) {
-				run_heads(&t, 0, a->n_heads, &share);
-				continue;
-			}
-			uint64_t each = cost(t.n_rows, t.seq->first_position + t.row + t.n_rows);
-			run_heads(&t, first_head(share.from, share.at, each, &c, a->n_heads),
-				  first_head(share.to, share.at, each, &c, a->n_heads), NULL);
-			share.at += each * a->n_heads;
-		}
 }

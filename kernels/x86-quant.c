@@ -171,21 +171,24 @@ INLINE vf minimum_of(const struct tile *t, unsigned v, uint32_t b, enum x86_layo
 	return v_sub(v_zero(), v_mul(v_load_f16(factors), v_load_u8(minimums - PANEL + lane(v, 1))));
 }
 
-/* The codes of columns [4 k, 4 end) of block b times encoded block e of the rows, less what means 0 in the codes. */
-INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, int k, int end, enum x86_layout layout, unsigned rows,
+enum span { WHOLE, LOWER, UPPER }; /* of a block's columns */
+
+/* The codes of block b times encoded block e of the rows, less what means 0 in the codes. */
+INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, enum span span, enum x86_layout layout, unsigned rows,
 		 unsigned vectors, vf (*ret)[VECTORS])
 {
+	const int first = span == UPPER ? 4 : 0, end = span == LOWER ? 4 : 8;
 	struct dot dot[ROWS][VECTORS];
 	vi start[ROWS];
 
 	UNROLL for (unsigned i = 0; i < rows; i++) {
-		const struct quant_q8 *x = encoded(t, i, e);
-		vi minus = k > 0 ? v_iset(x->minus[1]) : end < 8 ? v_iset(x->minus[0]) : v_iset(x->minus[0] + x->minus[1]);
-		start[i] = x86_has_minimum(layout) ? v_izero() : v_ishift(minus, x86_zero_shift(layout));
+		const int32_t *minus = encoded(t, i, e)->minus;
+		int32_t sum = (span == UPPER ? 0 : minus[0]) + (span == LOWER ? 0 : minus[1]);
+		start[i] = x86_has_minimum(layout) ? v_izero() : v_ishift(v_iset(sum), x86_zero_shift(layout));
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			dot_begin(&dot[i][v], start[i]);
 	}
-	UNROLL for (; k < end; k++) {
+	UNROLL for (int k = first; k < end; k++) {
 		vi codes[VECTORS];
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			codes[v] = four_columns(t->panel[v] + x86_block_at(layout, b) + lane(v, 4), layout, k);
@@ -206,9 +209,9 @@ INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout 
 {
 	vf product[ROWS][VECTORS], upper[ROWS][VECTORS];
 
-	dots(t, b, e, 0, layout == X86_Q6_K ? 4 : 8, layout, rows, vectors, product);
+	dots(t, b, e, layout == X86_Q6_K ? LOWER : WHOLE, layout, rows, vectors, product);
 	if (layout == X86_Q6_K)
-		dots(t, b, e, 4, 8, layout, rows, vectors, upper);
+		dots(t, b, e, UPPER, layout, rows, vectors, upper);
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
 		const uint8_t *halves = t->panel[v] + x86_block_at(layout, b) + x86_code_bytes(layout) + lane(v, 1);
 		vf d = scale_of(t, v, b, layout), m = x86_has_minimum(layout) ? minimum_of(t, v, b, layout) : v_zero();
