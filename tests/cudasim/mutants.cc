@@ -573,7 +573,7 @@ static void attend(enum kern_dtype dtype, uint32_t n_heads, uint32_t n_kv_heads,
 	c.extent.n_positions += 100; /* of a recorded step */
 	std::vector<float> want(n_q);
 	struct kern_attention a = { step_of(&c, false), &c.kv,	  LAYER, n_heads, put(numbers(n_q)),
-				    room<float>(n_q),	&c.extent };
+				    room<float>(n_q),	&c.extent, nullptr, 0 };
 	struct kern_attention r = a;
 	r.step = step_of(&c, true);
 	r.y = want.data();
