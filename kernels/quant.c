@@ -152,10 +152,9 @@ static void decode_groups(enum kern_dtype dtype, const void *row, uint32_t first
 {
 	struct quant_group g;
 
-	for (uint32_t group = first / QUANT_BLOCK; group < (first + n) / QUANT_BLOCK; group++) {
+	for (uint32_t group = first / QUANT_BLOCK; group < (first + n) / QUANT_BLOCK; group++, ret += QUANT_BLOCK) {
 		quant_group(dtype, row, group, &g);
-		for (unsigned j = 0; j < QUANT_BLOCK; j++)
-			*ret++ = g.d[j / 16] * (float)g.code[j] + g.m[j / 16];
+		quant_group_decode(&g, ret);
 	}
 }
 

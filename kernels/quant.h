@@ -246,6 +246,13 @@ static inline void quant_rest_q8(const float *x, const struct quant_q8 *q, float
 /* Numbers [32 group, 32 group + 32) of a row in blocks. */
 void quant_group(enum kern_dtype dtype, const void *row, uint32_t group, struct quant_group *ret);
 
+/* The 32 numbers of a group, rounded once each. */
+static inline void quant_group_decode(const struct quant_group *g, float *ret)
+{
+	for (unsigned j = 0; j < QUANT_BLOCK; j++)
+		ret[j] = g->d[j / 16] * (float)g->code[j] + g->m[j / 16];
+}
+
 /* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
 void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);
 

@@ -191,10 +191,9 @@ static void embed_row(const struct kern_weight *w, uint32_t row, float *x)
 	struct quant_group g;
 
 	if (layout != X86_F32 && layout != X86_BF16) {
-		for (uint32_t b = 0; b < w->cols / QUANT_BLOCK; b++) {
+		for (uint32_t b = 0; b < w->cols / QUANT_BLOCK; b++, x += QUANT_BLOCK) {
 			unpack_group(layout, panel, b, o, &g);
-			for (unsigned j = 0; j < QUANT_BLOCK; j++)
-				*x++ = g.d[j / 16] * (float)g.code[j] + g.m[j / 16];
+			quant_group_decode(&g, x);
 		}
 		return;
 	}

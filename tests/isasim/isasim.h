@@ -6,7 +6,7 @@
  * SIMDe has most instructions, as pairs of AVX2 vectors. Here stands what it lacks and what it has otherwise than Intel's
  * manual, under the names of the intrinsics. The compiler's own header is read first and its names are taken over, so that
  * a later #include of it changes nothing; only then do the macros say which instruction sets there are, for SIMDe would
- * use the real ones. ISASIM_VNNI and ISASIM_BF16 (with AMX) choose; AVX-512 F, BW, DQ and VL are always there.
+ * use the real ones. AVX-512 F, BW, DQ and VL are always there, ISASIM_BF16 adds VNNI, BF16 and AMX.
  *
  * Masked loads and stores touch chosen lanes only, one by one, so that AddressSanitizer sees how far they go. A
  * misuse of tiles, on which a processor would fault, ends the program with a line that names it. test-isasim.c compares
@@ -280,10 +280,8 @@ static inline __m512 isasim_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b)
 #define __AVX512BW__ 1
 #define __AVX512DQ__ 1
 #define __AVX512VL__ 1
-#if defined(ISASIM_VNNI) || defined(ISASIM_BF16)
-#define __AVX512VNNI__ 1
-#endif
 #ifdef ISASIM_BF16
+#define __AVX512VNNI__ 1
 #define __AVX512BF16__ 1
 #include "tests/isasim/tiles.h"
 #endif
