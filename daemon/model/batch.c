@@ -15,6 +15,7 @@
  *                                  ---C----
  *   outputs           3   4   5   6 7 8 9      rows whose logits are wanted
  *   head steps  [ 0 .. 63 ] [ 64 .. ]          outputs in groups; segments of their own, since their rows are outputs
+ *   copies      blocks of keys and values that begin as copies of others (prefix.c)
  *   tiles       sequences and segments in pieces of KERN_TILE rows, for backends that give each to a block of threads
  *
  * Recording. A device that records steps replays one with everything its launches were given: addresses and sizes. So the
@@ -61,7 +62,7 @@ static size_t block_bytes(const struct batch *b)
 
 	return aligned(sizeof(struct kern_step)) + aligned(n_head_steps(b->limits.rows) * sizeof(struct kern_step)) +
 	       4 * aligned(rows * sizeof(uint32_t)) + aligned(seqs * sizeof(struct kern_seq)) +
-	       aligned(seqs * blocks_of(b, b->context) * sizeof(void *)) +
+	       aligned(seqs * blocks_of(b, b->context) * sizeof(void *)) + 2 * aligned(seqs * sizeof(void *)) +
 	       aligned(seqs * STEP_ADAPTERS_MAX * sizeof(struct kern_segment)) +
 	       aligned(rows * sizeof(struct kern_sampling)) +
 	       aligned(rows * STEP_ADAPTERS_MAX * sizeof(struct kern_segment)) +
@@ -115,6 +116,7 @@ int batch_init(struct batch *batch, const struct step_options *options)
 	};
 	batch->n_modules = config->geometry.n_layers * _KERN_MODULE_N + 1;
 	batch->context = config->context;
+	batch->kv_block_bytes = options->kv->layer_bytes * config->geometry.n_layers;
 	batch->order = calloc(limits->seqs, sizeof(*batch->order));
 	batch->adapted = calloc(batch->n_modules, sizeof(*batch->adapted));
 	batch->head_extent = calloc(n_head_steps(limits->rows), sizeof(*batch->head_extent));
@@ -247,6 +249,28 @@ static void write_blocks(struct batch *b, struct kern_step *step, const struct s
 
 		memcpy(block + at, seq->kv->block, n * sizeof(*block));
 		at += n;
+	}
+}
+
+/* Blocks that begin as copies of others. */
+static void write_copies(struct batch *b, const struct step_seq *seqs, uint32_t n_seqs)
+{
+	const void **from;
+	void **to;
+	uint32_t n = 0;
+
+	b->copy = (struct kern_kv_copy){ .block_bytes = b->kv_block_bytes };
+	for (uint32_t i = 0; i < n_seqs; ++i)
+		b->copy.n += seqs[i].copy_from != NULL;
+	if (!b->copy.n)
+		return;
+	from = take(b, b->copy.n * sizeof(*from), &b->copy.from);
+	to = take(b, b->copy.n * sizeof(*to), &b->copy.to);
+	for (uint32_t i = 0; i < n_seqs; ++i) {
+		if (!seqs[i].copy_from)
+			continue;
+		from[n] = seqs[i].copy_from;
+		to[n++] = seqs[i].kv->block[seqs[i].position / b->kv->block_tokens];
 	}
 }
 
@@ -511,6 +535,7 @@ int batch_build(struct batch *batch, const struct step_seq *seqs, uint32_t n_seq
 
 	write_rows(batch, step, seqs, n_seqs);
 	write_blocks(batch, step, seqs, n_seqs);
+	write_copies(batch, seqs, n_seqs);
 	write_seq_tiles(batch, step, seqs, n_seqs);
 	segments = write_segments(batch, step, seqs, n_seqs);
 	write_segment_tiles(batch, step, segments);

@@ -18,6 +18,7 @@ struct batch {
 	const struct kern_device_ops *ops;
 	const struct kern_kv_layout *kv;
 	struct step_limits limits;
+	size_t kv_block_bytes;
 	uint32_t n_modules;          /* of an adapter's table: layers * 7 + 1 */
 	uint32_t context;
 
@@ -33,6 +34,7 @@ struct batch {
 	const struct kern_step *head_step; /* device: one per BATCH_HEAD_ROWS outputs; its rows are outputs */
 	const uint32_t *output_row;        /* device: [n_outputs] */
 	struct kern_extent extent;         /* what its launches are sized by */
+	struct kern_kv_copy copy;          /* blocks to copy before it; n 0: none */
 	uint64_t key;                      /* of the recording it fits, or BATCH_NO_KEY */
 	uint32_t n_rows, n_outputs, n_segments;
 	struct step_stats stats;

@@ -10,26 +10,24 @@
  * last block of each request is. The block is the smallest multiple of 16 tokens, up to 64, that loses at most 1/32 of
  * its run; if there is none, the one that loses least. (SmolLM2-135M: bf16 48 tokens, 0.7 %; f32 32, 2.2 %; int8 64, 5.3 %.)
  *
- * A struct kv_seq belongs to one request; only the engine thread touches it.
+ * A block is counted by its users. One that is in the tree of prefixes (prefix.c) and computed stays when the last of them
+ * leaves, on a list by the time of that, until somebody needs its memory: kv_evict(). So the pool fills up with blocks that
+ * may be of use again, and whoever takes from it decides who yields.
+ *
+ * A struct kv_seq belongs to one request; only the engine thread touches it. The blocks have one mutex.
  */
-#include "daemon/model/kv.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #include "daemon/base/cleanup.h"
+#include "daemon/base/clock.h"
 #include "daemon/base/error.h"
+#include "daemon/model/kv-internal.h"
 
 #define TOKENS_STEP 16u
 #define TOKENS_MAX 64u
 #define WASTE_OK 32u /* at most one part in so many */
-
-struct kv {
-	struct pool *pool;
-	struct kern_kv_layout layout;
-	size_t block_bytes;
-};
 
 static size_t rounded_to_pages(size_t bytes)
 {
@@ -82,12 +80,24 @@ int kv_new(struct kv **ret, struct pool *pool, const struct kv_shape *shape)
 	};
 	kv->layout.layer_bytes = token_bytes * kv->layout.block_tokens;
 	kv->block_bytes = kv->layout.layer_bytes * shape->n_layers;
+	(void)pthread_mutex_init(&kv->lock, NULL);
+	for (unsigned i = 0; i < KV_BUCKETS; ++i)
+		list_init(&kv->buckets[i]);
+	list_init(&kv->roots);
+	list_init(&kv->lru);
 	*ret = kv;
 	return 0;
 }
 
+/** kv_free() - give back what was kept; no sequence has a block any more */
 struct kv *kv_free(struct kv *kv)
 {
+	if (!kv)
+		return NULL;
+	while (kv_evict(kv, SIZE_MAX, 0))
+		;
+	assert(kv->stats.used == 0 && kv->stats.cached == 0 && list_empty(&kv->roots));
+	(void)pthread_mutex_destroy(&kv->lock);
 	free(kv);
 	return NULL;
 }
@@ -103,21 +113,133 @@ size_t kv_block_bytes(const struct kv *kv)
 	return rounded_to_pages(kv->block_bytes);
 }
 
-static int make_room(struct kv_seq *seq, uint32_t n)
+/* ---- blocks; with the lock ---- */
+
+static struct kv_block *block_new(struct kv *kv)
+{
+	size_t tokens = kv->layout.block_tokens * sizeof(uint32_t);
+	struct kv_block *block = calloc(1, sizeof(*block) + tokens);
+
+	if (!block)
+		return NULL;
+	if (pool_alloc(kv->pool, POOL_KV, kv->block_bytes, &block->run) != POOL_OK) {
+		free(block);
+		return NULL;
+	}
+	block->address = pool_address(kv->pool, block->run);
+	block->refs = 1;
+	list_init(&block->children);
+	kv->stats.used++;
+	return block;
+}
+
+static void block_free(struct kv *kv, struct kv_block *block)
+{
+	assert(!block->refs && list_empty(&block->children));
+	if (block->root)
+		prefix_remove(kv, block);
+	pool_release(kv->pool, POOL_KV, block->run);
+	free(block);
+}
+
+void kv_take(struct kv *kv, struct kv_block *block)
+{
+	if (block->refs++)
+		return;
+	list_unlink(&block->lru);
+	kv->stats.used++;
+	kv->stats.cached--;
+}
+
+void kv_release(struct kv *kv, struct kv_block *block)
+{
+	assert(block->refs);
+	if (--block->refs)
+		return;
+	kv->stats.used--;
+	if (!block->root || !block->computed) {
+		block_free(kv, block);
+		return;
+	}
+	kv->stats.cached++;
+	block->used_ns = clock_ns();
+	if (list_empty(&block->children))
+		list_append(&kv->lru, &block->lru);
+}
+
+static struct kv_block *next_victim(const struct kv *kv)
+{
+	return list_first(&kv->lru, struct kv_block, lru);
+}
+
+/* 1 at least, so that 0 can mean none. */
+static uint64_t idle_of(const struct kv_block *block, uint64_t now_ns)
+{
+	return now_ns > block->used_ns ? now_ns - block->used_ns : 1;
+}
+
+/**
+ * kv_evict() - give up blocks that nobody uses
+ * @bytes:      of the pool, how much is wanted; one block more than that at most
+ * @idle_ns:    only blocks that were unused for longer; 0: any
+ *
+ * From any thread. Return: false when none was given up.
+ */
+bool kv_evict(struct kv *kv, size_t bytes, uint64_t idle_ns)
+{
+	size_t freed = 0, each = kv_block_bytes(kv);
+	uint64_t now_ns = clock_ns();
+	struct kv_block *block;
+
+	(void)pthread_mutex_lock(&kv->lock);
+	while (freed < bytes && (block = next_victim(kv)) && idle_of(block, now_ns) > idle_ns) {
+		list_unlink(&block->lru);
+		block_free(kv, block);
+		kv->stats.cached--;
+		kv->stats.evicted++;
+		freed += each;
+	}
+	(void)pthread_mutex_unlock(&kv->lock);
+	return freed > 0;
+}
+
+/** kv_idle_ns() - for how long the block that goes next was unused; 0: there is none */
+uint64_t kv_idle_ns(struct kv *kv)
+{
+	const struct kv_block *block;
+	uint64_t idle;
+
+	(void)pthread_mutex_lock(&kv->lock);
+	block = next_victim(kv);
+	idle = block ? idle_of(block, clock_ns()) : 0;
+	(void)pthread_mutex_unlock(&kv->lock);
+	return idle;
+}
+
+void kv_read_stats(struct kv *kv, struct kv_stats *ret)
+{
+	(void)pthread_mutex_lock(&kv->lock);
+	*ret = kv->stats;
+	(void)pthread_mutex_unlock(&kv->lock);
+}
+
+/* ---- sequences ---- */
+
+int kv_make_room(struct kv_seq *seq, uint32_t n)
 {
 	uint32_t room = seq->room ? seq->room : 8;
-	struct pool_run *run;
+	struct kv_block **owned;
 	void **block;
 
 	if (n <= seq->room)
 		return 0;
 	while (room < n)
 		room *= 2;
-	run = realloc(seq->run, room * sizeof(*run));
-	if (!run)
+	owned = reallocarray(seq->owned, room, sizeof(*owned));
+	if (!owned)
 		return error_origin(-ENOMEM);
-	seq->run = run;
-	block = realloc(seq->block, room * sizeof(*block));
+	seq->owned = owned;
+	block = reallocarray(seq->block, room, sizeof(*block));
 	if (!block)
 		return error_origin(-ENOMEM);
 	seq->block = block;
@@ -128,7 +250,24 @@ static int make_room(struct kv_seq *seq, uint32_t n)
 static void release_down_to(struct kv *kv, struct kv_seq *seq, uint32_t n)
 {
 	while (seq->n_blocks > n)
-		pool_release(kv->pool, POOL_KV, seq->run[--seq->n_blocks]);
+		kv_release(kv, seq->owned[--seq->n_blocks]);
+}
+
+static int take_blocks(struct kv *kv, struct kv_seq *seq, uint32_t n)
+{
+	uint32_t before = seq->n_blocks;
+
+	while (seq->n_blocks < n) {
+		struct kv_block *block = block_new(kv);
+
+		if (!block) {
+			release_down_to(kv, seq, before);
+			return KV_E_FULL;
+		}
+		seq->owned[seq->n_blocks] = block;
+		seq->block[seq->n_blocks++] = block->address;
+	}
+	return KV_OK;
 }
 
 /**
@@ -143,30 +282,27 @@ int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens)
 {
 	uint32_t block_tokens = kv->layout.block_tokens;
 	uint32_t n = n_tokens / block_tokens + (n_tokens % block_tokens != 0);
-	uint32_t before = seq->n_blocks;
-	struct pool_run run;
-	int r;
+	int r = kv_make_room(seq, n);
 
-	r = make_room(seq, n);
 	if (r)
 		return error_trace(r);
-	while (seq->n_blocks < n) {
-		r = pool_alloc(kv->pool, POOL_KV, kv->block_bytes, &run);
-		if (r) {
-			release_down_to(kv, seq, before);
-			return KV_E_FULL;
-		}
-		seq->run[seq->n_blocks] = run;
-		seq->block[seq->n_blocks++] = pool_address(kv->pool, run);
-	}
-	return KV_OK;
+	(void)pthread_mutex_lock(&kv->lock);
+	r = take_blocks(kv, seq, n);
+	(void)pthread_mutex_unlock(&kv->lock);
+	return r;
 }
 
-/* Gives all blocks back; seq is KV_SEQ_NULL afterwards. */
+/* Gives all blocks back, the last one first: what follows others is of less use. seq is KV_SEQ_NULL afterwards. */
 void kv_drop(struct kv *kv, struct kv_seq *seq)
 {
+	(void)pthread_mutex_lock(&kv->lock);
+	if (seq->source)
+		kv_release(kv, seq->source);
 	release_down_to(kv, seq, 0);
-	free(seq->run);
+	if (seq->root)
+		prefix_close(seq->root);
+	(void)pthread_mutex_unlock(&kv->lock);
+	free(seq->owned);
 	free(seq->block);
 	*seq = (struct kv_seq)KV_SEQ_NULL;
 }

@@ -3,7 +3,7 @@ noinst_LTLIBRARIES += daemon/model/libmodel.la
 daemon_model_libmodel_la_CPPFLAGS = $(AM_CPPFLAGS) $(URING_CFLAGS)
 daemon_model_libmodel_la_SOURCES = \
 	daemon/model/batch.c daemon/model/batch.h \
-	daemon/model/kv.c daemon/model/kv.h \
+	daemon/model/kv.c daemon/model/kv.h daemon/model/kv-internal.h daemon/model/prefix.c daemon/model/prefix.h \
 	daemon/model/load-gguf.c \
 	daemon/model/load-hf.c \
 	daemon/model/lora.c \

@@ -318,6 +318,12 @@ static void output_head(struct step *s, uint32_t i)
 	sample(s, first, n);
 }
 
+static void copy_blocks(struct step *s)
+{
+	if (s->batch.copy.n)
+		run(s, s->ops->kv_copy, &s->batch.copy, s->batch.copy.n * s->batch.copy.block_bytes / sizeof(float));
+}
+
 static void forward(struct step *s)
 {
 	embed(s);
@@ -366,6 +372,7 @@ int step_run(struct step *s, struct step_seq *seqs, uint32_t n_seqs)
 
 	if (r)
 		return error_trace(r);
+	copy_blocks(s);
 	if (s->batch.key != BATCH_NO_KEY)
 		r = forward_recorded(s);
 	else

@@ -41,6 +41,7 @@ struct step_seq {
 	uint32_t n_tokens;
 	uint32_t position;        /* of token[0] */
 	struct kv_seq *kv;        /* reserved for position + n_tokens */
+	const void *copy_from;    /* a block that is copied into the one that holds `position` before anything else; or NULL */
 	const struct step_adapter *adapter; /* ordered list: requests with equal lists share segments */
 	uint32_t n_adapters;
 	enum step_output output;

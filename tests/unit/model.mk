@@ -1,7 +1,7 @@
 # Tests of the model folder and of the compute threads it runs on.
 if HAVE_CHECK
 model_tests = tests/unit/test-model-golden tests/unit/test-model-load tests/unit/test-model-perplexity \
-	tests/unit/test-model-pool tests/unit/test-model-step tests/unit/test-os-team
+	tests/unit/test-model-pool tests/unit/test-model-prefix tests/unit/test-model-step tests/unit/test-os-team
 check_PROGRAMS += $(model_tests)
 TESTS += $(model_tests)
 
@@ -14,6 +14,8 @@ tests_unit_test_os_team_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_os_team_LDADD = daemon/os/libos.la daemon/base/libbase.la $(CHECK_LIBS)
 tests_unit_test_model_pool_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_model_pool_LDADD = daemon/model/libmodel.la kernels/libkernels.la daemon/base/libbase.la $(CHECK_LIBS)
+tests_unit_test_model_prefix_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_model_prefix_LDADD = daemon/model/libmodel.la kernels/libkernels.la daemon/base/libbase.la $(CHECK_LIBS)
 
 tests_unit_test_model_golden_SOURCES = tests/unit/test-model-golden.c tests/unit/model-peft.c $(model_rig)
 tests_unit_test_model_golden_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS) $(JANSSON_CFLAGS)
