@@ -58,7 +58,7 @@ struct lc_request {
 		int64_t i;
 		uint64_t u;
 		double f;
-	} numbers[LORAD_ITEM_REPETITION_PENALTY + 1]; /* by item type */
+	} numbers[LORAD_ITEM_DEADLINE_MS + 1]; /* by item type */
 };
 
 LC_PRIVATE int lc_fail(lc_connection *connection, int error, const char *format, ...)

@@ -66,6 +66,7 @@ static int decode_done(const struct message_item *item, struct lc_event *event)
 	event->finish = (enum lc_finish)done.finish;
 	event->prompt_tokens = done.prompt_tokens;
 	event->generated_tokens = done.generated_tokens;
+	event->cached_tokens = done.cached_tokens;
 	event->queue_ms = done.queue_ms;
 	event->page_in_ms = done.page_in_ms;
 	event->prefill_ms = done.prefill_ms;
@@ -152,6 +153,10 @@ static int decode_item(lc_connection *c, const struct message_item *item, struct
 		return r;
 	case LORAD_ITEM_REASON:
 		return set_text(item, &event->error, NULL);
+	case LORAD_ITEM_RETRY_MS:
+		r = decode_u64(item, UINT32_MAX, &number);
+		event->retry_ms = (uint32_t)number;
+		return r;
 	default:
 		return item->flags & LORAD_CRITICAL ? -EPROTO : 0;
 	}

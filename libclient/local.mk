@@ -12,7 +12,7 @@ libclient_libloraclient_la_SOURCES = \
 	libclient/message.h \
 	libclient/ring.h \
 	libclient/wire.h
-libclient_libloraclient_la_LDFLAGS = $(AM_LDFLAGS) -version-info 1:0:0 \
+libclient_libloraclient_la_LDFLAGS = $(AM_LDFLAGS) -version-info 2:0:1 \
 	-Wl,--version-script=$(top_srcdir)/libclient/libloraclient.map
 EXTRA_libclient_libloraclient_la_DEPENDENCIES = libclient/libloraclient.map
 EXTRA_DIST += libclient/libloraclient.map

@@ -71,9 +71,20 @@ struct lc_event {
 	const char *name, *digest, *kind, *state;
 	uint64_t bytes;
 	/* ERROR */
-	int code;           /* a positive errno: EINVAL refused, ENOENT no such adapter, EIO failed, ECANCELED shutdown */
+	int code;           /* see below */
 	const char *error;  /* one line */
+	uint32_t retry_ms;  /* ETIME, EAGAIN: a new attempt makes sense after this time; 0: no hint */
+	/* DONE of generate and score */
+	uint32_t cached_tokens; /* prompt tokens that did not have to be computed: a shared prefix had them */
 };
+
+/*
+ * The code of an ERROR is a positive errno. The request itself: EINVAL refused, ENOENT no such adapter, EDQUOT too much in
+ * flight, EIO failed, ECANCELED shutdown. The load:
+ *	EAGAIN     the user's queue is full
+ *	ETIME      dropped early: its first token would have missed its target
+ *	ETIMEDOUT  its deadline passed
+ */
 
 typedef void (*lc_event_fn)(lc_connection *connection, const struct lc_event *event);
 
@@ -109,6 +120,8 @@ void lc_request_set_repetition_penalty(lc_request *request, double penalty);
 void lc_request_set_seed(lc_request *request, uint64_t seed);
 int lc_request_add_stop(lc_request *request, const char *text);
 void lc_request_set_logprobs(lc_request *request, int64_t n);                     /* -1: off; 0..64: also the n best */
+void lc_request_set_first_token_ms(lc_request *request, int64_t ms); /* target, from arrival; 0: none */
+void lc_request_set_deadline_ms(lc_request *request, int64_t ms);    /* of the whole answer, from arrival; 0: none */
 void lc_request_set_userdata(lc_request *request, void *userdata);
 
 /* -EAGAIN: the request ring is full, dispatch and try again; -EMSGSIZE: it never fits. */

@@ -150,6 +150,8 @@ enum lorad_item_type {
 	LORAD_ITEM_TOP_P = 12,       /* f64 */
 	LORAD_ITEM_MIN_P = 13,       /* f64 */
 	LORAD_ITEM_REPETITION_PENALTY = 14, /* f64 */
+	LORAD_ITEM_FIRST_TOKEN_MS = 15, /* i64: target for the first token, from arrival; never critical, as is the next */
+	LORAD_ITEM_DEADLINE_MS = 16,    /* i64: by when the whole answer is wanted, from arrival */
 	/* of responses; texts end in one NUL that is part of them */
 	LORAD_ITEM_TOKEN = 0x81,     /* struct lorad_token */
 	LORAD_ITEM_PIECE = 0x82,     /* text */
@@ -164,7 +166,8 @@ enum lorad_item_type {
 	LORAD_ITEM_KIND = 0x8a,      /* text */
 	LORAD_ITEM_STATE = 0x8b,     /* text */
 	LORAD_ITEM_CODE = 0x8c,      /* u64: a positive errno */
-	LORAD_ITEM_REASON = 0x8d     /* text, one line */
+	LORAD_ITEM_REASON = 0x8d,    /* text, one line */
+	LORAD_ITEM_RETRY_MS = 0x8f   /* u64, fits 32 bits: when a new attempt makes sense, from now; absent: no hint */
 };
 
 #define LORAD_ADAPTERS_MAX 8
@@ -192,7 +195,7 @@ struct lorad_top {
 struct lorad_done {
 	uint32_t finish; /* enum lc_finish */
 	uint32_t prompt_tokens, generated_tokens;
-	uint32_t reserved;
+	uint32_t cached_tokens; /* 0 from a daemon that does not know it */
 	double queue_ms, page_in_ms, prefill_ms, decode_ms;
 };
 
@@ -251,6 +254,7 @@ LORAD_AT(lorad_top, logprob, 4);
 LORAD_SIZE(lorad_done, 48);
 LORAD_AT(lorad_done, prompt_tokens, 4);
 LORAD_AT(lorad_done, generated_tokens, 8);
+LORAD_AT(lorad_done, cached_tokens, 12);
 LORAD_AT(lorad_done, queue_ms, 16);
 LORAD_AT(lorad_done, page_in_ms, 24);
 LORAD_AT(lorad_done, prefill_ms, 32);

@@ -173,6 +173,18 @@ void lc_request_set_logprobs(lc_request *request, int64_t n)
 	set_number(request, LORAD_ITEM_LOGPROBS, (union lc_number){ .i = n });
 }
 
+/** lc_request_set_first_token_ms() - when the first token is wanted, from arrival; a daemon may drop what would miss it */
+void lc_request_set_first_token_ms(lc_request *request, int64_t ms)
+{
+	set_number(request, LORAD_ITEM_FIRST_TOKEN_MS, (union lc_number){ .i = ms });
+}
+
+/** lc_request_set_deadline_ms() - when the whole answer is wanted, from arrival; what is late is given up */
+void lc_request_set_deadline_ms(lc_request *request, int64_t ms)
+{
+	set_number(request, LORAD_ITEM_DEADLINE_MS, (union lc_number){ .i = ms });
+}
+
 void lc_request_set_userdata(lc_request *request, void *userdata)
 {
 	request->userdata = userdata;
@@ -230,14 +242,20 @@ static size_t size_bound(const lc_request *request)
 	return bytes;
 }
 
+/* A daemon that does not know of targets serves the request without. */
+static uint16_t number_flags(uint16_t item)
+{
+	return item == LORAD_ITEM_FIRST_TOKEN_MS || item == LORAD_ITEM_DEADLINE_MS ? 0 : LORAD_CRITICAL;
+}
+
 static void encode_request(struct message_writer *w, const lc_request *request)
 {
 	for (uint32_t i = 0; i < request->n_adapters; ++i)
 		message_put_pair(w, LORAD_ITEM_USE, LORAD_CRITICAL, &(struct lorad_use){ request->scales[i] },
 				 sizeof(struct lorad_use), request->adapters[i], strlen(request->adapters[i]));
-	for (uint16_t item = 0; item <= LORAD_ITEM_REPETITION_PENALTY; ++item)
+	for (uint16_t item = 0; item <= LORAD_ITEM_DEADLINE_MS; ++item)
 		if (request->set & UINT32_C(1) << item)
-			message_put(w, item, LORAD_CRITICAL, &request->numbers[item], sizeof(union lc_number));
+			message_put(w, item, number_flags(item), &request->numbers[item], sizeof(union lc_number));
 	for (uint32_t i = 0; i < request->n_stops; ++i)
 		message_put(w, LORAD_ITEM_STOP, LORAD_CRITICAL, request->stops[i], strlen(request->stops[i]));
 	if (request->chat)

@@ -95,10 +95,10 @@ static bool take_message(struct ipc_session *session, uint32_t n, struct lorad_m
 	return true;
 }
 
-static void refuse(struct ipc_session *session, uint64_t id, int code, const struct diag *diag)
+static void refuse(struct ipc_session *session, uint64_t id, int code, uint32_t retry_ms, const struct diag *diag)
 {
 	++session->ipc->stats.refused;
-	(void)ipc_send_error(session, id, code, diag->text);
+	(void)ipc_send_error(session, id, code, retry_ms, diag->text);
 }
 
 /* A request that the scheduler shall judge and, if it likes it, own. */
@@ -118,8 +118,8 @@ static void take_request(struct ipc_session *session, const struct lorad_message
 	}
 	if (r == 0)
 		return;
+	refuse(session, head->id, r > 0 ? r : EIO, request ? request->retry_ms : 0, &diag);
 	ipc_request_free(request);
-	refuse(session, head->id, r > 0 ? r : EIO, &diag);
 }
 
 static void take_bare(struct ipc_session *session, const struct lorad_message *head)
@@ -130,7 +130,7 @@ static void take_bare(struct ipc_session *session, const struct lorad_message *h
 	int r = request_check_bare(session->ipc->message, head->bytes, &diag);
 
 	if (r)
-		refuse(session, head->id, r, &diag);
+		refuse(session, head->id, r, 0, &diag);
 	else if (head->type == LORAD_PING)
 		(void)ipc_send_done(session, head->id, &pong);
 	else
@@ -159,7 +159,7 @@ static void handle_message(struct ipc_session *session, const struct lorad_messa
 	default:
 		refuse(session, head->id,
 		       diag_set(&diag, EOPNOTSUPP, "a request of type %u, which this daemon does not know", head->type),
-		       &diag);
+		       0, &diag);
 	}
 }
 

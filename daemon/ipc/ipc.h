@@ -46,11 +46,13 @@ struct ipc_request {
 	struct ipc_adapter adapters[IPC_ADAPTERS_MAX];
 	uint32_t n_adapters;
 	int64_t max_tokens, top_k;
+	int64_t first_token_ms, deadline_ms; /* from arrived_ns: target of the first token, end of the answer; 0: none */
 	double temperature, top_p, min_p, repetition_penalty;
 	uint64_t seed;
 	int64_t logprobs;            /* -1: not asked for */
 	char *stop[IPC_STOPS_MAX];
 	uint32_t n_stops;
+	uint32_t retry_ms;           /* set by ops.submit where it refuses: the client's hint, 0: none */
 };
 
 struct ipc_request *ipc_request_free(struct ipc_request *request);
@@ -118,6 +120,7 @@ struct ipc_used_adapter {
 struct ipc_done {
 	uint32_t finish;          /* enum lc_finish */
 	uint32_t prompt_tokens, generated_tokens;
+	uint32_t cached_tokens;   /* of the prompt: a shared prefix had them */
 	double queue_ms, page_in_ms, prefill_ms, decode_ms;
 	const struct ipc_used_adapter *adapters;
 	uint32_t n_adapters;
@@ -137,7 +140,7 @@ int ipc_send_token(struct ipc_session *session, uint64_t id, const struct ipc_to
 int ipc_send_scores(struct ipc_session *session, uint64_t id, const struct ipc_scores *scores);
 int ipc_send_adapter(struct ipc_session *session, uint64_t id, const struct ipc_listed *adapter);
 int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_done *done);
-int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const char *text);
+int ipc_send_error(struct ipc_session *session, uint64_t id, int code, uint32_t retry_ms, const char *text);
 void ipc_flush(struct ipc_session *session); /* wake the client for what was sent since; once per step, not per token */
 
 #endif

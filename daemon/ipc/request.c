@@ -179,6 +179,10 @@ static void *number_field(struct ipc_request *request, uint16_t type)
 		return &request->top_k;
 	case LORAD_ITEM_LOGPROBS:
 		return &request->logprobs;
+	case LORAD_ITEM_FIRST_TOKEN_MS:
+		return &request->first_token_ms;
+	case LORAD_ITEM_DEADLINE_MS:
+		return &request->deadline_ms;
 	case LORAD_ITEM_SEED:
 		return &request->seed;
 	case LORAD_ITEM_TEMPERATURE:

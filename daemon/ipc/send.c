@@ -293,6 +293,7 @@ int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_don
 		.finish = done->finish,
 		.prompt_tokens = done->prompt_tokens,
 		.generated_tokens = done->generated_tokens,
+		.cached_tokens = done->cached_tokens,
 		.queue_ms = done->queue_ms,
 		.page_in_ms = done->page_in_ms,
 		.prefill_ms = done->prefill_ms,
@@ -314,8 +315,17 @@ int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_don
 	return send_surely(session, &draft, LORAD_DONE, id);
 }
 
-/** ipc_send_error() - a request was refused or failed: a positive errno and a line of text. Returns as ipc_send_done(). */
-int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const char *text)
+/**
+ * ipc_send_error() - a request was refused or failed
+ * @session:  whose
+ * @id:       of the request
+ * @code:     a positive errno
+ * @retry_ms: when a new attempt makes sense, from now; 0: nothing is said about it
+ * @text:     one line
+ *
+ * Return: as ipc_send_done().
+ */
+int ipc_send_error(struct ipc_session *session, uint64_t id, int code, uint32_t retry_ms, const char *text)
 {
 	struct draft draft;
 
@@ -323,6 +333,8 @@ int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const cha
 	draft_begin(&draft);
 	put_u64(&draft, LORAD_ITEM_CODE, (uint64_t)code);
 	put_text(&draft, LORAD_ITEM_REASON, text, strnlen(text, sizeof(((struct diag *)0)->text)));
+	if (retry_ms)
+		put_u64(&draft, LORAD_ITEM_RETRY_MS, retry_ms);
 	return send_surely(session, &draft, LORAD_ERROR, id);
 }
 

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define SCALE_MAX 64.0f
+#define WEEK_MS INT64_C(604800000)
 
 /* Something broke here: the log has the trace, the client gets this. */
 static int broken(struct diag *diag)
@@ -37,6 +38,14 @@ static int judge_sampling(const struct ipc_request *ipc, struct diag *diag)
 		return diag_set(diag, EINVAL, "min-p %g: must be from 0 to 1", ipc->min_p);
 	if (!isfinite(ipc->repetition_penalty) || ipc->repetition_penalty <= 0)
 		return diag_set(diag, EINVAL, "repetition-penalty %g: must be a number > 0", ipc->repetition_penalty);
+	return 0;
+}
+
+static int judge_time(const char *name, int64_t ms, struct diag *diag)
+{
+	if (ms < 0 || ms > WEEK_MS)
+		return diag_set(diag, EINVAL, "%s %lld: must be from 0 to %lld, a week", name, (long long)ms,
+				(long long)WEEK_MS);
 	return 0;
 }
 
@@ -83,6 +92,10 @@ int admit_judge(const struct ipc_request *ipc, struct diag *diag)
 		return diag_set(diag, EINVAL, "logprobs %lld: must be from 0 to %d", (long long)ipc->logprobs,
 				KERN_TOP_MAX);
 	r = judge_sampling(ipc, diag);
+	if (!r)
+		r = judge_time("first-token-ms", ipc->first_token_ms, diag);
+	if (!r)
+		r = judge_time("deadline-ms", ipc->deadline_ms, diag);
 	if (!r)
 		r = judge_stops(ipc, diag);
 	if (!r)

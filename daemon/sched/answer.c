@@ -245,7 +245,7 @@ void answer_done(struct request *request, enum answer_finish finish, uint64_t no
 	(void)ipc_send_done(request->ipc->session, request->ipc->id, &done);
 }
 
-void answer_error(struct request *request, int code, const char *text)
+void answer_error(struct request *request, int code, uint32_t retry_ms, const char *text)
 {
-	(void)ipc_send_error(request->ipc->session, request->ipc->id, code, text);
+	(void)ipc_send_error(request->ipc->session, request->ipc->id, code, retry_ms, text);
 }

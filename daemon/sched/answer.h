@@ -11,6 +11,6 @@ int answer_token(struct request *request, const struct model *model, const struc
 void answer_scores(struct request *request, const struct kern_result *results, uint32_t n);
 bool answer_send_unsent(struct request *request);
 void answer_done(struct request *request, enum answer_finish finish, uint64_t now_ns);
-void answer_error(struct request *request, int code, const char *text);
+void answer_error(struct request *request, int code, uint32_t retry_ms, const char *text);
 
 #endif

@@ -168,7 +168,7 @@ void engine_finish(struct engine *engine, struct request *request, enum answer_f
 
 void engine_fail(struct engine *engine, struct request *request, int code, const char *text)
 {
-	answer_error(request, code, text);
+	answer_error(request, code, 0, text);
 	engine_touch(engine, request->ipc->session);
 	engine->stats.failed++;
 	remove_request(engine, request);

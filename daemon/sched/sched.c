@@ -281,7 +281,7 @@ static void list(void *userdata, struct ipc_session *session, uint64_t id)
 	struct listing *listing;
 
 	if (listing_new(&listing, sched->admit.store, sched->admit.cache) < 0) {
-		(void)ipc_send_error(session, id, EIO, "the list could not be read; the daemon's log has the reason");
+		(void)ipc_send_error(session, id, EIO, 0, "the list could not be read; the daemon's log has the reason");
 	} else {
 		listing_send(listing, session, id);
 		listing_free(listing);

@@ -161,7 +161,7 @@ static bool step_job(struct job *job)
 	const struct ipc_request *request = job->request;
 
 	if (request->n_adapters && strcmp(request->adapters[0].name, "broken") == 0 && job->sent == 2) {
-		(void)ipc_send_error(request->session, request->id, EIO, "broken: checksum");
+		(void)ipc_send_error(request->session, request->id, EIO, 0, "broken: checksum");
 		return true;
 	}
 	if (request->kind == IPC_SCORE)

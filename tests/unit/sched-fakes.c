@@ -141,10 +141,11 @@ int ipc_send_done(struct ipc_session *session, uint64_t id, const struct ipc_don
 	return IPC_OK;
 }
 
-int ipc_send_error(struct ipc_session *session, uint64_t id, int code, const char *text)
+int ipc_send_error(struct ipc_session *session, uint64_t id, int code, uint32_t retry_ms, const char *text)
 {
 	session->sent[session->n_sent].id = id;
 	session->sent[session->n_sent].code = code;
+	session->sent[session->n_sent].retry_ms = retry_ms;
 	(void)snprintf(session->sent[session->n_sent].text, 64, "%s", text);
 	session->sent[session->n_sent++].kind = 'e';
 	return IPC_OK;

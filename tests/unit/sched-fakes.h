@@ -33,6 +33,7 @@ struct ipc_session {
 		char text[64];
 		struct ipc_done done;
 		int code;
+		uint32_t retry_ms;
 	} sent[FAKE_SENT_MAX];
 	unsigned n_sent;
 };

@@ -63,6 +63,10 @@ static int take_request(void *userdata, struct ipc_request *request, struct diag
 		return diag_set(diag, EINVAL, "max tokens is %lld", (long long)request->max_tokens);
 	if (request->n_adapters && strcmp(request->adapters[0].name, "missing") == 0)
 		return diag_set(diag, ENOENT, "no adapter is named \"%s\"", request->adapters[0].name);
+	if (request->n_adapters && strcmp(request->adapters[0].name, "busy") == 0) {
+		request->retry_ms = 350;
+		return diag_set(diag, EAGAIN, "the queue is full");
+	}
 	job = calloc(1, sizeof(*job));
 	job->request = request;
 	pthread_mutex_lock(&engine.lock);
@@ -167,6 +171,7 @@ static void end_job(struct job *job)
 		.finish = job->cancelled ? LC_FINISH_CANCELLED : LC_FINISH_LENGTH,
 		.prompt_tokens = (uint32_t)request->n_tokens,
 		.generated_tokens = job->sent,
+		.cached_tokens = (uint32_t)(request->first_token_ms + request->deadline_ms), /* to be seen by the test */
 		.queue_ms = 1.5,
 		.decode_ms = 2.5,
 		.adapters = used,
@@ -280,6 +285,7 @@ struct seen {
 	bool done, failed, in_order;
 	enum lc_finish finish;
 	int code;
+	uint32_t retry_ms, cached;
 	char error[300];
 	uint64_t last_id;
 };
@@ -316,6 +322,7 @@ static void on_event(lc_connection *connection, const struct lc_event *event)
 	case LC_EVENT_DONE:
 		seen->done = true;
 		seen->finish = event->finish;
+		seen->cached = event->cached_tokens;
 		for (uint32_t i = 0; i < event->n_adapters; ++i)
 			ck_assert_int_eq(event->adapters[i].digest[0], 'a');
 		seen->last_id = event->id;
@@ -323,6 +330,7 @@ static void on_event(lc_connection *connection, const struct lc_event *event)
 	case LC_EVENT_ERROR:
 		seen->done = seen->failed = true;
 		seen->code = event->code;
+		seen->retry_ms = event->retry_ms;
 		snprintf(seen->error, sizeof(seen->error), "%s", event->error);
 		break;
 	}
@@ -409,12 +417,15 @@ START_TEST(everything_in_a_request)
 	lc_request_set_repetition_penalty(request, 1.1);
 	lc_request_set_seed(request, UINT64_MAX);
 	lc_request_set_logprobs(request, 3);
+	lc_request_set_first_token_ms(request, 1000);
+	lc_request_set_deadline_ms(request, 30000);
 	for (int i = 0; i < 3; ++i) { /* the same object again and again */
 		seen.done = false;
 		seen.tokens = 0;
 		ck_assert_int_eq(lc_submit(connection, request, NULL), 0);
 		wait_for(connection, &seen);
 		ck_assert_uint_eq(seen.tokens, 5);
+		ck_assert_uint_eq(seen.cached, 31000);
 	}
 	lc_request_free(request);
 	lc_disconnect(connection);
@@ -456,6 +467,16 @@ START_TEST(refusals_have_words)
 	lc_request_free(request);
 	wait_for(connection, &seen);
 	ck_assert_int_eq(seen.code, ENOENT);
+	ck_assert_uint_eq(seen.retry_ms, 0);
+
+	request = make_request(&seen, 1, 1);
+	ck_assert_int_eq(lc_request_add_adapter(request, "busy", 1), 0);
+	ck_assert_int_eq(lc_submit(connection, request, NULL), 0);
+	lc_request_free(request);
+	wait_for(connection, &seen);
+	ck_assert_int_eq(seen.code, EAGAIN);
+	ck_assert_str_eq(seen.error, "the queue is full");
+	ck_assert_uint_eq(seen.retry_ms, 350);
 
 	request = make_request(&seen, 1, 1);
 	ck_assert_int_eq(lc_request_add_adapter(request, "../etc", 1), 0);

@@ -73,6 +73,8 @@ START_TEST(defaults)
 	ck_assert_double_eq(request->min_p, 0);
 	ck_assert_double_eq(request->repetition_penalty, 1);
 	ck_assert_int_eq(request->logprobs, -1);
+	ck_assert_int_eq(request->first_token_ms, 0);
+	ck_assert_int_eq(request->deadline_ms, 0);
 	ck_assert_uint_eq(request->n_adapters + request->n_stops, 0);
 	ipc_request_free(request);
 }
@@ -90,6 +92,8 @@ START_TEST(every_item)
 	put_i64(&b, LORAD_ITEM_TOP_K, INT64_MIN);
 	put_i64(&b, LORAD_ITEM_LOGPROBS, 64);
 	put_i64(&b, LORAD_ITEM_SEED, -1);
+	put_i64(&b, LORAD_ITEM_FIRST_TOKEN_MS, -7);
+	put_i64(&b, LORAD_ITEM_DEADLINE_MS, INT64_MAX);
 	put_f64(&b, LORAD_ITEM_TEMPERATURE, 0.25);
 	put_f64(&b, LORAD_ITEM_TOP_P, 0.5);
 	put_f64(&b, LORAD_ITEM_MIN_P, 0.75);
@@ -106,6 +110,8 @@ START_TEST(every_item)
 	ck_assert_int_eq(request->top_k, INT64_MIN);
 	ck_assert_int_eq(request->logprobs, 64);
 	ck_assert_uint_eq(request->seed, UINT64_MAX);
+	ck_assert_int_eq(request->first_token_ms, -7);
+	ck_assert_int_eq(request->deadline_ms, INT64_MAX);
 	ck_assert_double_eq(request->temperature, 0.25);
 	ck_assert_double_eq(request->top_p, 0.5);
 	ck_assert_double_eq(request->min_p, 0.75);
@@ -149,6 +155,10 @@ START_TEST(malformed)
 	expect_refusal(&b, EINVAL, "not 8");
 	begin(&b), put_text(&b), put(&b, LORAD_ITEM_TOP_P, zeros, 16);
 	expect_refusal(&b, EINVAL, "not 8");
+	begin(&b), put_text(&b), put(&b, LORAD_ITEM_DEADLINE_MS, zeros, 4);
+	expect_refusal(&b, EINVAL, "not 8");
+	begin(&b), put_text(&b), put_i64(&b, LORAD_ITEM_FIRST_TOKEN_MS, 1), put_i64(&b, LORAD_ITEM_FIRST_TOKEN_MS, 1);
+	expect_refusal(&b, EINVAL, "twice");
 	begin(&b), put_text(&b), put(&b, 999, zeros, 4);
 	expect_refusal(&b, EOPNOTSUPP, "item 999");
 	begin(&b), put_text(&b), put(&b, LORAD_ITEM_STOP, zeros, 0);

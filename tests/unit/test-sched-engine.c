@@ -578,6 +578,10 @@ START_TEST(values_are_judged)
 	REFUSE(EINVAL, "min-p", ipc->min_p = -0.1);
 	REFUSE(EINVAL, "min-p", ipc->min_p = 1.1);
 	REFUSE(EINVAL, "repetition-penalty", ipc->repetition_penalty = 0);
+	REFUSE(EINVAL, "first-token-ms -1", ipc->first_token_ms = -1);
+	REFUSE(EINVAL, "first-token-ms 604800001", ipc->first_token_ms = 604800001);
+	REFUSE(EINVAL, "deadline-ms -9223372036854775808", ipc->deadline_ms = INT64_MIN);
+	REFUSE(EINVAL, "deadline-ms 604800001", ipc->deadline_ms = 604800001);
 	REFUSE(EINVAL, "logprobs", ipc->logprobs = 65);
 	REFUSE(EINVAL, "logprobs", ipc->logprobs = -2);
 	REFUSE(EINVAL, "chat", ipc->chat = true);
@@ -600,6 +604,8 @@ START_TEST(the_edges_are_admitted)
 	ipc->logprobs = 64;
 	ipc->top_k = INT64_MAX;
 	ipc->temperature = 1e300;
+	ipc->first_token_ms = 604800000;
+	ipc->deadline_ms = 604800000;
 	fake_adapter(ipc, 1, -64);
 	fake_adapter(ipc, 2, 64);
 	add(ipc);
