@@ -159,6 +159,8 @@ int ask_make_request(const struct ask *ask, enum lc_kind kind, lc_request **ret,
 	if (r)
 		return r;
 	lc_request_set_chat(request, ask->chat);
+	lc_request_set_first_token_ms(request, ask->first_token_ms);
+	lc_request_set_deadline_ms(request, ask->deadline_ms);
 	for (size_t i = 0; i < ask->n_adapters; ++i) {
 		r = lc_request_add_adapter(request, ask->adapters[i].name, ask->adapters[i].scale);
 		if (r < 0)

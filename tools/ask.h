@@ -12,6 +12,7 @@
 
 #define ASK_ADAPTERS_MAX 8
 #define ASK_NAME_BYTES 129
+#define ASK_WEEK_MS 604800000
 
 struct ask_adapter {
 	char name[ASK_NAME_BYTES];
@@ -21,6 +22,7 @@ struct ask_adapter {
 struct ask {
 	const char *prompt, *prompt_file, *tokens;
 	bool chat;
+	int64_t first_token_ms, deadline_ms; /* 0: none */
 	struct ask_adapter adapters[ASK_ADAPTERS_MAX];
 	size_t n_adapters;
 };
@@ -37,7 +39,11 @@ json_t *ask_number(double value);
 	{ "prompt-file", 0, "FILE", "the prompt is in a file; - is standard input", OPTION_TEXT,                        \
 	  offsetof(struct ask, prompt_file) },                                                                          \
 	{ "tokens", 0, "1,2,3", "the prompt as token ids", OPTION_TEXT, offsetof(struct ask, tokens),                   \
-	  .may_be_empty = true }
+	  .may_be_empty = true },                                                                                       \
+	{ "first-token-ms", 0, "N", "drop the request if its first token would come later than this", OPTION_INT,       \
+	  offsetof(struct ask, first_token_ms), "from 0 (never) to 604800000, a week", 0, ASK_WEEK_MS },                \
+	{ "deadline-ms", 0, "N", "give the answer up if it is not complete after this time", OPTION_INT,                \
+	  offsetof(struct ask, deadline_ms), "from 0 (never) to 604800000, a week", 0, ASK_WEEK_MS }
 
 static inline void ask_request_freep(lc_request **request)
 {

@@ -115,11 +115,11 @@ static int on_done(struct talk *talk, struct generate *generate, const struct lc
 	if (!generate->json)
 		return talk_print(talk, "\n", 1);
 	generate->result = json_pack(
-		"{s:s%, s:O, s:s, s:I, s:o, s:{s:f, s:f, s:f, s:f}}", "text", generate->text ? generate->text : "",
+		"{s:s%, s:O, s:s, s:I, s:I, s:o, s:{s:f, s:f, s:f, s:f}}", "text", generate->text ? generate->text : "",
 		generate->text_bytes, "tokens", generate->tokens, "finish_reason", finish_names[event->finish],
-		"prompt_tokens", (json_int_t)event->prompt_tokens, "adapters", pack_adapters(event), "timings", "queue_ms",
-		event->queue_ms, "page_in_ms", event->page_in_ms, "prefill_ms", event->prefill_ms, "decode_ms",
-		event->decode_ms);
+		"prompt_tokens", (json_int_t)event->prompt_tokens, "cached_tokens", (json_int_t)event->cached_tokens,
+		"adapters", pack_adapters(event), "timings", "queue_ms", event->queue_ms, "page_in_ms", event->page_in_ms,
+		"prefill_ms", event->prefill_ms, "decode_ms", event->decode_ms);
 	if (!generate->result)
 		return diag_set(talk->diag, TOOL_FAILED, "the answer cannot be written as JSON");
 	if (generate->logprobs < 0)

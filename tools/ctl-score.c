@@ -8,6 +8,7 @@
 
 struct score {
 	json_t *tokens, *logprobs;
+	uint32_t cached_tokens;
 };
 
 static int on_event(struct talk *talk, const struct lc_event *event)
@@ -17,6 +18,8 @@ static int on_event(struct talk *talk, const struct lc_event *event)
 
 	if (event->type == LC_EVENT_DONE && event->finish != LC_FINISH_STOP && event->finish != LC_FINISH_LENGTH)
 		return diag_set(talk->diag, TOOL_FAILED, "cancelled");
+	if (event->type == LC_EVENT_DONE)
+		score->cached_tokens = event->cached_tokens;
 	if (event->type != LC_EVENT_SCORES)
 		return TOOL_OK;
 	for (uint32_t i = 0; i < event->n_scores; ++i) {
@@ -69,6 +72,7 @@ static int run(struct ctl *ctl, void *state, char **args, size_t n_args)
 	r = ask_daemon(ctl, state, &score);
 	if (r)
 		return r;
+	json_object_set_new(result, "cached_tokens", json_integer(score.cached_tokens));
 	if (ctl->json)
 		ctl_print_json(result);
 	else

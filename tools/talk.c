@@ -50,6 +50,13 @@ int talk_print(struct talk *talk, const char *text, size_t bytes)
 	return TOOL_OK;
 }
 
+static int refused(struct talk *talk, const struct lc_event *event)
+{
+	if (!event->retry_ms)
+		return diag_set(talk->diag, TOOL_FAILED, "%s", event->error);
+	return diag_set(talk->diag, TOOL_FAILED, "%s; try again in %u ms", event->error, event->retry_ms);
+}
+
 static void on_event(lc_connection *connection, const struct lc_event *event)
 {
 	struct talk *talk = event->userdata;
@@ -59,7 +66,7 @@ static void on_event(lc_connection *connection, const struct lc_event *event)
 		return;
 	talk->ended = event->type == LC_EVENT_DONE || event->type == LC_EVENT_ERROR;
 	if (event->type == LC_EVENT_ERROR)
-		talk->result = diag_set(talk->diag, TOOL_FAILED, "%s", event->error);
+		talk->result = refused(talk, event);
 	else
 		talk->result = talk->event(talk, event);
 	talk->ended |= talk->result != TOOL_OK;

@@ -4,7 +4,8 @@
  *
  * Every 2 ms each request gets one token: first prompt token + position, with the text "<id>". Five adapters are listed,
  * a0 to a4, of which a3 and a4 are in the store and take a moment to page in once; "missing" does not exist; "broken"
- * fails after two tokens. Prints READY once it listens.
+ * fails after two tokens; "busy" is refused until in 350 ms. Answers say as cached_tokens the sum of the targets that came
+ * with the request. Prints READY once it listens.
  */
 #include <errno.h>
 #include <signal.h>
@@ -52,6 +53,10 @@ static int take_request(void *userdata, struct ipc_request *request, struct diag
 
 		if (strcmp(request->adapters[i].name, "missing") == 0)
 			return diag_set(diag, ENOENT, "missing: no such adapter");
+		if (strcmp(request->adapters[i].name, "busy") == 0) {
+			request->retry_ms = 350;
+			return diag_set(diag, EAGAIN, "the queue of uid %u is full", (unsigned)request->uid);
+		}
 		if (index >= 0 && !engine->resident[index]) {
 			engine->resident[index] = true;
 			page_in_ms = 3.5;
@@ -117,6 +122,7 @@ static void end_job(struct job *job)
 		.finish = job->cancelled ? LC_FINISH_CANCELLED : LC_FINISH_LENGTH,
 		.prompt_tokens = (uint32_t)(request->has_text ? request->text_bytes : request->n_tokens),
 		.generated_tokens = job->sent,
+		.cached_tokens = (uint32_t)(request->first_token_ms + request->deadline_ms),
 		.queue_ms = 1.5,
 		.page_in_ms = job->page_in_ms,
 		.adapters = used,

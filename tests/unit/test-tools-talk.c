@@ -88,6 +88,11 @@ START_TEST(test_generate)
 	answer = parse(loractl("generate", "--prompt", "abc", "-n", "1", "--json"));
 	ck_assert_ptr_null(json_object_get(answer, "logprobs"));
 	ck_assert_uint_eq(json_array_size(json_object_get(answer, "adapters")), 0);
+	ck_assert_int_eq(json_integer_value(json_object_get(answer, "cached_tokens")), 0);
+	json_decref(answer);
+	answer = parse(loractl("generate", "--prompt", "abc", "-n", "1", "--json", "--first-token-ms", "1000", "--deadline-ms",
+			       "20000"));
+	ck_assert_int_eq(json_integer_value(json_object_get(answer, "cached_tokens")), 21000);
 	json_decref(answer);
 }
 END_TEST
@@ -97,7 +102,10 @@ START_TEST(test_refusals)
 	tools_expect_refused(loractl("generate", "--prompt", "x", "--adapter", "missing"), "missing: no such adapter");
 	tools_expect_refused(loractl("score", "--tokens", "1", "--adapter", "missing"), "missing: no such adapter");
 	tools_expect_refused(loractl("generate", "--prompt", "x", "--adapter", "broken", "--json"), "broken: checksum");
+	tools_expect_refused(loractl("generate", "--prompt", "x", "--adapter", "busy"), " is full; try again in 350 ms\n");
 	tools_expect_refused(loractl("generate", "--tokens", "1,,2"), "''");
+	tools_expect_refused(loractl("generate", "--prompt", "x", "--deadline-ms", "-1"), "--deadline-ms -1: must be from 0");
+	tools_expect_refused(loractl("score", "--prompt", "x", "--first-token-ms", "604800001"), "a week");
 	tools_expect_refused(loractl("generate", "--prompt", ""), "empty");
 	tools_expect_refused(loractl("generate", "--prompt", "x", "-n", "-5"), "-n -5");
 	tools_expect_refused(loractl("generate", "--prompt", "x", "--adapter", "a1:nan"), "a1:nan");
@@ -108,13 +116,15 @@ END_TEST
 
 START_TEST(test_score_and_list)
 {
-	json_t *answer = parse(loractl("score", "--tokens", "5,6,7", "--json"));
+	json_t *answer = parse(loractl("score", "--tokens", "5,6,7", "--json", "--deadline-ms", "5000"));
 	double second;
+	int cached;
 	size_t i;
 	json_t *entry;
 
-	ck_assert_int_eq(json_unpack(answer, "{s:[i,i,i!], s:[n,F,F!]!}", "tokens", &(int){ 0 }, &(int){ 0 }, &(int){ 0 },
-				     "logprobs", &second, &(double){ 0 }), 0);
+	ck_assert_int_eq(json_unpack(answer, "{s:[i,i,i!], s:[n,F,F!], s:i!}", "tokens", &(int){ 0 }, &(int){ 0 }, &(int){ 0 },
+				     "logprobs", &second, &(double){ 0 }, "cached_tokens", &cached), 0);
+	ck_assert_int_eq(cached, 5000);
 	ck_assert_double_eq(second, -0.5);
 	json_decref(answer);
 	ck_assert_str_eq(loractl("score", "--tokens", "5,6").out, "5\t-\n6\t-0.500000\n");
