@@ -100,13 +100,13 @@ static void run_remove(struct worker_job *worker_job)
 	job->result = store_remove(job->parts->store, job->target->name);
 }
 
-/* A pin goes with the name: without one nobody could drop it. */
+/* A pin goes with the name: without one nobody could drop it. Its memory is free for others. */
 static void done_remove(struct worker_job *worker_job)
 {
 	struct files_job *job = job_of(worker_job);
 
 	if (!job->result)
-		(void)cache_pin(job->parts->cache, &job->target->digest, false);
+		cache_forget(job->parts->cache, &job->target->digest);
 	if (atomic_load(&worker_job->cancelled))
 		control_fail(job->call, ECANCELED, "the daemon is shutting down");
 	else if (!job->result)

@@ -68,13 +68,14 @@ static json_t *pool_json(const struct metrics *metrics)
 static json_t *cache_json(const struct metrics *metrics)
 {
 	const struct cache_stats *stats = &metrics->cache;
+	const struct cache_tier_stats *device = &stats->tier[CACHE_TIER_DEVICE], *host = &stats->tier[CACHE_TIER_HOST];
 
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "limit_bytes",
-			 (json_int_t)metrics->host_cache_bytes, "resident", (json_int_t)stats->resident,
-			 "resident_bytes", (json_int_t)stats->resident_bytes, "host_bytes",
-			 (json_int_t)stats->host_bytes, "uploads", (json_int_t)stats->uploads, "loading", (json_int_t)stats->loading,
-			 "hits_device", (json_int_t)stats->hits_device, "hits_host", (json_int_t)stats->hits_host,
-			 "misses", (json_int_t)stats->misses, "evictions", (json_int_t)stats->evictions, "failures",
+			 (json_int_t)metrics->host_cache_bytes, "resident", (json_int_t)device->adapters,
+			 "resident_bytes", (json_int_t)device->bytes, "host_bytes",
+			 (json_int_t)host->bytes, "uploads", (json_int_t)stats->uploads, "loading", (json_int_t)stats->loading,
+			 "hits_device", (json_int_t)device->hits, "hits_host", (json_int_t)host->hits,
+			 "misses", (json_int_t)stats->misses, "evictions", (json_int_t)metrics->cache_evictions, "failures",
 			 (json_int_t)stats->failures);
 }
 

@@ -63,17 +63,18 @@ static const struct metric table[] = {
 	{ "adapters_per_step", "Mean distinct adapters of a step.", GAUGE_RATIO, AT(adapters_per_step) },
 	{ "max_adapters", "Most distinct adapters in one step.", GAUGE, AT(sched.max_adapters) },
 
-	{ "cache_hits_device_total", "Requested adapters found in device memory.", COUNTER, AT(cache.hits_device) },
-	{ "cache_hits_host_total", "Requested adapters found in host memory only.", COUNTER, AT(cache.hits_host) },
+	{ "cache_hits_device_total", "Requested adapters found in device memory.", COUNTER, AT(cache.tier[CACHE_TIER_DEVICE].hits) },
+	{ "cache_hits_host_total", "Requested adapters found in host memory only.", COUNTER, AT(cache.tier[CACHE_TIER_HOST].hits) },
 	{ "cache_misses_total", "Requested adapters that were in the store only.", COUNTER, AT(cache.misses) },
 	{ "cache_loads_total", "Page-ins that ended well.", COUNTER, AT(cache.loads) },
 	{ "cache_uploads_total", "Adapters copied from host to device memory.", COUNTER, AT(cache.uploads) },
 	{ "cache_failures_total", "Page-ins that failed.", COUNTER, AT(cache.failures) },
-	{ "cache_evictions_total", "Adapters evicted.", COUNTER, AT(cache.evictions) },
-	{ "cache_load_seconds_total", "Time of all page-ins.", COUNTER_NS, AT(cache.load_ns) },
-	{ "cache_resident", "Adapters in memory.", GAUGE, AT(cache.resident) },
-	{ "cache_resident_bytes", "Their bytes.", GAUGE, AT(cache.resident_bytes) },
-	{ "cache_host_bytes", "Bytes of adapters in host memory, where a device has its own.", GAUGE, AT(cache.host_bytes) },
+	{ "cache_evictions_total", "Adapters evicted.", COUNTER, AT(cache_evictions) },
+	{ "cache_load_seconds_total", "Time of all page-ins.", COUNTER_NS, AT(cache.page_in.sum_ns) },
+	{ "cache_resident", "Adapters in memory.", GAUGE, AT(cache.tier[CACHE_TIER_DEVICE].adapters) },
+	{ "cache_resident_bytes", "Their bytes.", GAUGE, AT(cache.tier[CACHE_TIER_DEVICE].bytes) },
+	{ "cache_host_bytes", "Bytes of adapters in host memory, where a device has its own.", GAUGE,
+	  AT(cache.tier[CACHE_TIER_HOST].bytes) },
 	{ "cache_loading", "Adapters being paged in.", GAUGE, AT(cache.loading) },
 	{ "cache_limit_bytes", "Most bytes that adapters may take.", GAUGE, AT(host_cache_bytes) },
 	{ "pager_loads_total", "Images read.", COUNTER, AT(pager.loads) },
@@ -113,6 +114,7 @@ void metrics_read(const struct parts *parts, struct metrics *ret)
 	};
 	sched_read_stats(parts->sched, &ret->sched);
 	cache_read_stats(parts->cache, &ret->cache);
+	ret->cache_evictions = cache_evictions(&ret->cache);
 	pager_read_stats(parts->pager, &ret->pager);
 	ipc_read_stats(parts->ipc, &ret->ipc);
 	ret->kv_blocks = ret->pool_kv_bytes / kv_block_bytes(parts->kv);

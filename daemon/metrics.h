@@ -17,7 +17,7 @@ struct metrics {
 	struct ipc_stats ipc;
 	double adapters_per_step, rows_per_step;
 	uint64_t pool_bytes, pool_kv_bytes, pool_adapter_bytes, kv_blocks;
-	uint64_t weight_bytes, host_cache_bytes, uptime_s;
+	uint64_t cache_evictions, weight_bytes, host_cache_bytes, uptime_s;
 };
 
 void metrics_read(const struct parts *parts, struct metrics *ret);

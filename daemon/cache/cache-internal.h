@@ -4,37 +4,54 @@
 #define LORAD_CACHE_CACHE_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "daemon/base/list.h"
 #include "daemon/cache/cache.h"
 
-#define CACHE_BUCKETS 1024u
+#define CACHE_BUCKETS 16384u
+#define CACHE_RETIRED_MAX 16384u /* versions without memory or users whose counters are kept: about 8 MB */
+#define CACHE_NO_TURN UINT64_MAX /* protects nothing: no stamp is as new */
 
-enum cache_tier { TIER_HOST, TIER_DEVICE, _TIER_N };
+enum copy_state {
+	COPY_ABSENT,
+	COPY_FILLING,               /* has memory that is being written: by the pager, or by an upload */
+	COPY_WHOLE,
+};
 
 /* A version's copy in one tier. */
 struct cache_copy {
-	struct list lru;            /* linked: present and free to be evicted */
-	struct pool_run run;        /* if taken */
-	bool taken, present;        /* has memory; and what is in it is whole */
+	enum copy_state state;
+	struct list lru;            /* linked: whole and free to be evicted */
+	struct pool_run run;        /* unless absent */
 };
 
-/* One version. Lives while somebody references it, it has memory anywhere, or it is pinned. */
-struct cache_adapter {
-	struct list bucket;
-	struct list uploaded;       /* linked: its upload ended and waits to be joined */
-	struct cache *cache;
-	struct store_record record;
-	struct cache_copy copy[_TIER_N];
-	bool reading, uploading;
-	unsigned refs, holds;
-	bool pinned;
-	struct step_lora lora;      /* device copy present or on its way */
-	struct pager_load load;     /* the pager's while reading; its header stays */
-	struct kern_upload upload;  /* the device's while uploading */
+/* What only a version needs that is used or in memory: the larger part. */
+struct cache_work {
+	struct cache_adapter *adapter;
+	struct pager_load load;     /* the pager's while it reads; its header stays */
+	struct kern_upload upload;  /* the device's while it copies */
 	uint64_t began_ns, load_ns; /* of the last page-in, from disk or host to where it can be used */
 	struct diag failure;        /* of the last one that failed, for to_tell more callers */
 	unsigned to_tell;
+};
+
+/* One version. Without users and memory it is retired: only counters are left, and the oldest of those goes some day. */
+struct cache_adapter {
+	struct list bucket;
+	struct list uploaded;       /* linked: its upload ended and waits to be joined */
+	struct list retired;        /* linked: it is */
+	struct cache *cache;
+	struct store_record record;
+	struct cache_copy copy[_CACHE_TIER_N];
+	unsigned refs, holds;
+	bool pinned, forgotten;     /* forgotten: its name was removed, and nobody asked since */
+	uint64_t turn;              /* the last in which a request asked for it */
+	uint64_t used_ns;           /* when it was used last; 0: never */
+	uint64_t requests, loads;
+	_Atomic uint64_t tokens;
+	struct step_lora lora;      /* device copy whole or on its way */
+	struct cache_work *work;    /* NULL: retired */
 };
 
 struct cache_tier_state {
@@ -49,24 +66,42 @@ struct cache {
 	size_t table_bytes;         /* behind a payload, where the device needs the module table: else 0 */
 	pthread_mutex_t lock;       /* all below, and all adapters; held for list operations only */
 	struct list buckets[CACHE_BUCKETS];
-	struct cache_tier_state tier[_TIER_N];
+	struct list retired;        /* oldest first */
+	uint64_t n_known, n_retired;
+	uint64_t turn;
+	size_t reading_bytes;       /* of page-ins from the store under way */
+	struct cache_tier_state tier[_CACHE_TIER_N];
 	struct list uploaded;
 	struct cache_stats stats;
 };
 
+static inline bool cache_is_reading(const struct cache_adapter *adapter)
+{
+	return adapter->copy[adapter->cache->lowest].state == COPY_FILLING;
+}
+
+static inline bool cache_is_uploading(const struct cache_adapter *adapter)
+{
+	return adapter->cache->lowest != CACHE_TIER_DEVICE && adapter->copy[CACHE_TIER_DEVICE].state == COPY_FILLING;
+}
+
+/* cache.c; with the lock */
+struct cache_adapter *cache_find(struct cache *cache, const struct store_digest *digest);
+bool cache_fits(const struct cache *cache, const struct store_record *record);
+enum cache_state cache_state_of(const struct cache_adapter *adapter);
+
 /* evict.c; all with the lock */
 size_t cache_charge(const struct cache_adapter *adapter); /* bytes it takes from a pool */
-int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier);  /* POOL_OK or POOL_E_FULL; evicts for it */
+int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier, uint64_t since); /* POOL_OK: filling; POOL_E_FULL */
+void cache_note_whole(struct cache_adapter *adapter, enum cache_tier tier);
 void cache_drop(struct cache_adapter *adapter, enum cache_tier tier);  /* gives its memory there back */
-void cache_settle(struct cache_adapter *adapter);         /* after a change: onto or off the LRU lists, or freed */
+void cache_settle(struct cache_adapter *adapter);         /* after a change: onto or off the lists, or retired */
 uint8_t *cache_address(const struct cache_adapter *adapter, enum cache_tier tier);
-
-/* cache.c, with the lock: the device copy is there. */
-void cache_note_load(struct cache_adapter *adapter);
 
 /* upload.c; all without the lock */
 int cache_make_usable(struct cache_adapter *adapter, const void *host, struct diag *diag); /* the payload's modules */
-int cache_upload(struct cache_adapter *adapter);          /* after adapter->uploading was set: 0, -errno */
+int cache_upload(struct cache_adapter *adapter);          /* after its device copy was set to filling: 0, -errno */
+void cache_poll(struct cache *cache);                     /* on the thread that runs steps */
 void cache_wait_uploads(struct cache *cache);             /* before the end: until none is under way */
 
 #endif

@@ -53,7 +53,7 @@ static struct list *bucket_of(struct cache *cache, const struct store_digest *di
 	return &cache->buckets[hash % CACHE_BUCKETS];
 }
 
-static struct cache_adapter *find(struct cache *cache, const struct store_digest *digest)
+struct cache_adapter *cache_find(struct cache *cache, const struct store_digest *digest)
 {
 	struct list *bucket = bucket_of(cache, digest);
 	struct cache_adapter *adapter;
@@ -64,22 +64,41 @@ static struct cache_adapter *find(struct cache *cache, const struct store_digest
 	return NULL;
 }
 
-static struct cache_adapter *find_or_add(struct cache *cache, const struct store_record *record)
+static struct cache_adapter *add(struct cache *cache, const struct store_digest *digest)
 {
-	struct cache_adapter *adapter = find(cache, &record->digest);
+	struct cache_adapter *adapter = calloc(1, sizeof(*adapter));
 
-	if (adapter)
-		return adapter;
-	adapter = calloc(1, sizeof(*adapter));
 	if (!adapter)
 		return NULL;
 	adapter->cache = cache;
-	adapter->record = *record;
-	list_append(bucket_of(cache, &record->digest), &adapter->bucket);
+	list_append(bucket_of(cache, digest), &adapter->bucket);
+	++cache->n_known;
+	list_append(&cache->retired, &adapter->retired);
+	++cache->n_retired;
 	return adapter;
 }
 
-static bool fits(const struct cache *cache, const struct store_record *record)
+/* The version of a record, not retired: the caller gives it a use or settles it. NULL: no memory. */
+static struct cache_adapter *find_or_add(struct cache *cache, const struct store_record *record)
+{
+	struct cache_adapter *adapter = cache_find(cache, &record->digest);
+
+	if (adapter && adapter->work)
+		return adapter;
+	if (!adapter)
+		adapter = add(cache, &record->digest);
+	if (!adapter)
+		return NULL;
+	adapter->record = *record;
+	adapter->work = calloc(1, sizeof(*adapter->work));
+	if (!adapter->work)
+		return NULL; /* known and retired, which does no harm */
+	list_unlink(&adapter->retired);
+	--cache->n_retired;
+	return adapter;
+}
+
+bool cache_fits(const struct cache *cache, const struct store_record *record)
 {
 	return memcmp(&record->geometry, &cache->options.geometry, sizeof(record->geometry)) == 0;
 }
@@ -88,42 +107,34 @@ static bool fits(const struct cache *cache, const struct store_record *record)
 
 static void note_failure(struct cache_adapter *adapter, int result)
 {
-	adapter->failure = adapter->load.diag;
-	if (!adapter->failure.text[0])
-		(void)diag_set(&adapter->failure, 0, "%s", result < 0 ? strerror(-result) : "it is damaged");
-	adapter->to_tell = adapter->refs;
-}
+	struct cache_work *work = adapter->work;
 
-void cache_note_load(struct cache_adapter *adapter)
-{
-	struct cache_stats *stats = &adapter->cache->stats;
-
-	adapter->load_ns = clock_ns() - adapter->began_ns;
-	stats->load_ns += adapter->load_ns;
-	--stats->loading;
-	++stats->resident;
-	stats->resident_bytes += cache_charge(adapter);
+	work->failure = work->load.diag;
+	if (!work->failure.text[0])
+		(void)diag_set(&work->failure, 0, "%s", result < 0 ? strerror(-result) : "it is damaged");
+	work->to_tell = adapter->refs;
+	++adapter->cache->stats.failures;
 }
 
 /* Is it what it says, and for this model? On the way to the host tier only looked at: upload.c reads it again. */
 static int judge(struct cache_adapter *adapter)
 {
-	struct pager_load *load = &adapter->load;
+	struct pager_load *load = &adapter->work->load;
 	const struct image_module *modules;
 	int r;
 
-	if (adapter->cache->lowest == TIER_DEVICE)
+	if (adapter->cache->lowest == CACHE_TIER_DEVICE)
 		return cache_make_usable(adapter, load->to, &load->diag);
 	r = image_modules(load->to, &load->header, &modules, &load->diag);
 	return r > 0 ? STORE_E_CORRUPT : error_trace(r);
 }
 
 /* Memory on the device for what the host tier has; the caller starts the upload once the lock is free. */
-static bool prepare_upload(struct cache_adapter *adapter)
+static bool prepare_upload(struct cache_adapter *adapter, uint64_t since)
 {
-	if (adapter->copy[TIER_DEVICE].taken || cache_alloc(adapter, TIER_DEVICE) != POOL_OK)
+	if (adapter->copy[CACHE_TIER_DEVICE].state != COPY_ABSENT ||
+	    cache_alloc(adapter, CACHE_TIER_DEVICE, since) != POOL_OK)
 		return false;
-	adapter->uploading = true;
 	++adapter->cache->stats.loading;
 	return true;
 }
@@ -143,12 +154,10 @@ static void start_upload(struct cache_adapter *adapter)
 	if (r == 0)
 		return;
 	pthread_mutex_lock(&cache->lock);
-	adapter->uploading = false;
 	--cache->stats.loading;
-	cache_drop(adapter, TIER_DEVICE);
+	cache_drop(adapter, CACHE_TIER_DEVICE);
 	if (r != -EAGAIN) {
-		++cache->stats.failures;
-		(void)diag_set(&adapter->load.diag, 0, "it cannot be copied to the device: %s", strerror(-r));
+		(void)diag_set(&adapter->work->load.diag, 0, "it cannot be copied to the device: %s", strerror(-r));
 		note_failure(adapter, r);
 	}
 	cache_settle(adapter);
@@ -157,34 +166,41 @@ static void start_upload(struct cache_adapter *adapter)
 		changed(cache);
 }
 
+/* It is in the lowest tier. Return: and an upload has to be started. */
+static bool note_read(struct cache_adapter *adapter)
+{
+	struct cache *cache = adapter->cache;
+	struct cache_work *work = adapter->work;
+	uint64_t now = clock_ns();
+
+	++cache->stats.loads;
+	++adapter->loads;
+	work->began_ns = work->load.started_ns; /* not the wait for its turn */
+	work->load_ns = now - work->began_ns;
+	hist_add(&cache->stats.page_in, work->load_ns);
+	adapter->used_ns = now;
+	cache_note_whole(adapter, cache->lowest);
+	return cache->lowest == CACHE_TIER_HOST && prepare_upload(adapter, cache->turn - 1);
+}
+
 /* On the pager's thread. While a version is read nobody else touches its load and its memory. */
 static void load_done(struct pager_load *load, int result)
 {
-	struct cache_adapter *adapter = container_of(load, struct cache_adapter, load);
+	struct cache_adapter *adapter = container_of(load, struct cache_work, load)->adapter;
 	struct cache *cache = adapter->cache;
 	bool upload = false;
 
 	if (!result)
 		result = judge(adapter);
 	pthread_mutex_lock(&cache->lock);
-	assert(adapter->reading);
-	adapter->reading = false;
+	assert(cache_is_reading(adapter));
+	--cache->stats.loading;
+	cache->reading_bytes -= cache_charge(adapter);
 	if (result) {
-		--cache->stats.loading;
-		++cache->stats.failures;
 		note_failure(adapter, result);
 		cache_drop(adapter, cache->lowest);
 	} else {
-		++cache->stats.loads;
-		adapter->began_ns = load->started_ns; /* not the wait for its turn */
-		adapter->copy[cache->lowest].present = true;
-		if (cache->lowest == TIER_DEVICE) {
-			cache_note_load(adapter);
-		} else {
-			--cache->stats.loading;
-			cache->stats.host_bytes += cache_charge(adapter);
-			upload = prepare_upload(adapter);
-		}
+		upload = note_read(adapter);
 	}
 	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
@@ -196,16 +212,18 @@ static void load_done(struct pager_load *load, int result)
 static void start_load(struct cache_adapter *adapter)
 {
 	struct cache *cache = adapter->cache;
+	struct pager_load *load = &adapter->work->load;
 
-	adapter->reading = true;
 	++cache->stats.loading;
-	adapter->load = (struct pager_load){
+	cache->reading_bytes += cache_charge(adapter);
+	adapter->work->adapter = adapter;
+	*load = (struct pager_load){
 		.digest = adapter->record.digest,
 		.to = cache_address(adapter, cache->lowest),
 		.room = cache_charge(adapter),
 		.done = load_done,
 	};
-	pager_submit(cache->options.pager, &adapter->load);
+	pager_submit(cache->options.pager, load);
 }
 
 /* Why a version can never be used here, or CACHE_OK. */
@@ -214,44 +232,68 @@ static int refuse(const struct cache_adapter *adapter, struct diag *diag)
 	const struct cache *cache = adapter->cache;
 	size_t bytes = cache_charge(adapter);
 
-	if (!fits(cache, &adapter->record))
+	if (!cache_fits(cache, &adapter->record))
 		return diag_set(diag, CACHE_E_UNFIT, "made for another base model");
-	for (unsigned tier = cache->lowest; tier < _TIER_N; ++tier)
+	for (unsigned tier = cache->lowest; tier < _CACHE_TIER_N; ++tier)
 		if (bytes > cache->tier[tier].limit || bytes > pool_size(cache->tier[tier].pool))
 			return diag_set(diag, CACHE_E_TOO_LARGE, "its %zu bytes never fit into the adapters' memory", bytes);
 	return CACHE_OK;
+}
+
+/* Lookahead leaves the disk to those who need it now: it adds to what is under way up to a bound. */
+static bool is_enough_under_way(const struct cache_adapter *adapter)
+{
+	const struct cache *cache = adapter->cache;
+	size_t most = cache->options.lookahead_bytes;
+
+	return most && cache->reading_bytes && cache->reading_bytes + cache_charge(adapter) > most;
+}
+
+enum fault_kind {
+	FAULT_HOLD,  /* a request needs it now */
+	FAULT_WANT,  /* a request will */
+	FAULT_ADMIN, /* nobody is known to */
+};
+
+/* Memory for the next step of its way, and that started. *ret_upload as fault()'s. */
+static int advance(struct cache_adapter *adapter, enum fault_kind kind, bool *ret_upload, struct diag *diag)
+{
+	struct cache *cache = adapter->cache;
+	uint64_t since = kind == FAULT_ADMIN ? cache->turn - 1 : cache->turn;
+
+	if (adapter->copy[CACHE_TIER_HOST].state == COPY_WHOLE) {
+		adapter->work->load_ns = 0;
+		*ret_upload = prepare_upload(adapter, since);
+		if (*ret_upload)
+			return CACHE_E_PENDING;
+	} else if (kind == FAULT_WANT && is_enough_under_way(adapter)) {
+		return diag_set(diag, CACHE_E_LATER, "enough adapters are on their way");
+	} else if (cache_alloc(adapter, cache->lowest, since) == POOL_OK) {
+		start_load(adapter);
+		return CACHE_E_PENDING;
+	}
+	return diag_set(diag, CACHE_E_NO_ROOM, "all adapters in memory are in use or pinned");
 }
 
 /*
  * Makes it usable or says why not yet; CACHE_OK takes no hold. With the lock. *ret_upload: the caller has to start one
  * after giving the lock back.
  */
-static int fault(struct cache_adapter *adapter, bool *ret_upload, struct diag *diag)
+static int fault(struct cache_adapter *adapter, enum fault_kind kind, bool *ret_upload, struct diag *diag)
 {
-	struct cache *cache = adapter->cache;
+	struct cache_work *work = adapter->work;
 	int r;
 
-	if (adapter->copy[TIER_DEVICE].present)
+	if (adapter->copy[CACHE_TIER_DEVICE].state == COPY_WHOLE)
 		return CACHE_OK;
-	if (adapter->reading || adapter->uploading)
+	if (cache_is_reading(adapter) || cache_is_uploading(adapter))
 		return CACHE_E_PENDING;
-	if (adapter->to_tell > 0) {
-		--adapter->to_tell;
-		return diag_set(diag, CACHE_E_FAILED, "%s", adapter->failure.text);
+	if (work->to_tell > 0) {
+		work->to_tell -= kind == FAULT_HOLD;
+		return diag_set(diag, CACHE_E_FAILED, "%s", work->failure.text);
 	}
 	r = refuse(adapter, diag);
-	if (r)
-		return r;
-	if (adapter->copy[TIER_HOST].present) {
-		adapter->began_ns = clock_ns();
-		*ret_upload = prepare_upload(adapter);
-		if (*ret_upload)
-			return CACHE_E_PENDING;
-	} else if (cache_alloc(adapter, cache->lowest) == POOL_OK) {
-		start_load(adapter);
-		return CACHE_E_PENDING;
-	}
-	return diag_set(diag, CACHE_E_NO_ROOM, "all adapters in memory are in use or pinned");
+	return r ? r : advance(adapter, kind, ret_upload, diag);
 }
 
 /* ---- the interface ---- */
@@ -267,16 +309,18 @@ int cache_new(struct cache **ret, const struct cache_options *options)
 	if (!cache)
 		return error_origin(-ENOMEM);
 	cache->options = *options;
-	cache->lowest = options->host_pool ? TIER_HOST : TIER_DEVICE;
+	cache->lowest = options->host_pool ? CACHE_TIER_HOST : CACHE_TIER_DEVICE;
 	cache->table_bytes = options->host_pool ? step_lora_table_bytes(&options->geometry) : 0;
-	cache->tier[TIER_DEVICE] = (struct cache_tier_state){ .pool = options->pool, .limit = options->device_bytes };
-	cache->tier[TIER_HOST] = (struct cache_tier_state){
+	cache->tier[CACHE_TIER_DEVICE] = (struct cache_tier_state){ .pool = options->pool, .limit = options->device_bytes };
+	cache->tier[CACHE_TIER_HOST] = (struct cache_tier_state){
 		.pool = options->host_pool,
 		.limit = options->host_pool ? pool_size(options->host_pool) : 0,
 	};
+	cache->turn = 1;
 	pthread_mutex_init(&cache->lock, NULL);
 	list_init(&cache->uploaded);
-	for (unsigned tier = 0; tier < _TIER_N; ++tier)
+	list_init(&cache->retired);
+	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
 		list_init(&cache->tier[tier].lru);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i)
 		list_init(&cache->buckets[i]);
@@ -295,17 +339,34 @@ struct cache *cache_free(struct cache *cache)
 		cache_wait_uploads(cache);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i) {
 		while ((adapter = list_first(&cache->buckets[i], struct cache_adapter, bucket))) {
-			assert(adapter->refs == 0 && !adapter->reading);
-			adapter->pinned = adapter->uploading = false; /* still uploading: on a device that failed */
-			for (unsigned tier = 0; tier < _TIER_N; ++tier)
-				if (adapter->copy[tier].taken)
+			assert(adapter->refs == 0 && !cache_is_reading(adapter));
+			for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
+				if (adapter->copy[tier].state != COPY_ABSENT) /* filling: on a device that failed */
 					cache_drop(adapter, tier);
-			cache_settle(adapter);
+			list_unlink(&adapter->bucket);
+			free(adapter->work);
+			free(adapter);
 		}
 	}
 	pthread_mutex_destroy(&cache->lock);
 	free(cache);
 	return NULL;
+}
+
+static void count_request(struct cache_adapter *adapter)
+{
+	struct cache_stats *stats = &adapter->cache->stats;
+
+	++adapter->requests;
+	adapter->used_ns = clock_ns();
+	adapter->forgotten = false;
+	for (unsigned tier = _CACHE_TIER_N; tier-- > 0;) {
+		if (adapter->copy[tier].state == COPY_WHOLE) {
+			++stats->tier[tier].hits;
+			return;
+		}
+	}
+	++stats->misses;
 }
 
 /**
@@ -327,9 +388,7 @@ int cache_get(struct cache *cache, const struct store_digest *digest, struct cac
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
 		++adapter->refs;
-		++*(adapter->copy[TIER_DEVICE].present ? &cache->stats.hits_device :
-		    adapter->copy[TIER_HOST].present   ? &cache->stats.hits_host :
-							 &cache->stats.misses);
+		count_request(adapter);
 	}
 	pthread_mutex_unlock(&cache->lock);
 	if (!adapter) {
@@ -350,12 +409,40 @@ struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapt
 	pthread_mutex_lock(&cache->lock);
 	assert(adapter->refs > 0);
 	--adapter->refs;
-	if (adapter->to_tell > adapter->refs)
-		adapter->to_tell = adapter->refs;
+	if (adapter->work->to_tell > adapter->refs)
+		adapter->work->to_tell = adapter->refs;
 	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
 	store_release(cache->options.store, &digest);
 	return NULL;
+}
+
+/** cache_begin_turn() - what has arrived becomes usable, and the stamps of the turn before lose their force */
+void cache_begin_turn(struct cache *cache)
+{
+	cache_poll(cache);
+	pthread_mutex_lock(&cache->lock);
+	++cache->turn;
+	pthread_mutex_unlock(&cache->lock);
+}
+
+static int ask(struct cache *cache, struct cache_adapter *adapter, enum fault_kind kind, struct diag *diag)
+{
+	bool upload = false;
+	int r;
+
+	cache_poll(cache);
+	pthread_mutex_lock(&cache->lock);
+	assert(adapter->refs > 0);
+	adapter->turn = cache->turn;
+	r = fault(adapter, kind, &upload, diag);
+	if (r == CACHE_OK && kind == FAULT_HOLD)
+		++adapter->holds;
+	cache_settle(adapter);
+	pthread_mutex_unlock(&cache->lock);
+	if (upload)
+		start_upload(adapter);
+	return r;
 }
 
 /**
@@ -367,20 +454,21 @@ struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapt
  */
 int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
 {
-	bool upload = false;
-	int r;
+	return ask(cache, adapter, FAULT_HOLD, diag);
+}
 
-	cache_poll(cache);
-	pthread_mutex_lock(&cache->lock);
-	assert(adapter->refs > 0);
-	r = fault(adapter, &upload, diag);
-	if (r == CACHE_OK)
-		++adapter->holds;
-	cache_settle(adapter);
-	pthread_mutex_unlock(&cache->lock);
-	if (upload)
-		start_upload(adapter);
-	return r;
+/**
+ * cache_want() - have a version paged in for a request that cannot start yet
+ * @adapter:    one the caller has a reference to
+ *
+ * A failure is not used up by this: cache_hold() will tell it as well.
+ *
+ * Return: CACHE_OK: it is resident, and stays so for this turn; CACHE_E_LATER: not started, enough is under way; the other
+ * results of cache_hold().
+ */
+int cache_want(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
+{
+	return ask(cache, adapter, FAULT_WANT, diag);
 }
 
 void cache_unhold(struct cache *cache, struct cache_adapter *adapter)
@@ -388,36 +476,44 @@ void cache_unhold(struct cache *cache, struct cache_adapter *adapter)
 	pthread_mutex_lock(&cache->lock);
 	assert(adapter->holds > 0);
 	--adapter->holds;
+	adapter->used_ns = clock_ns();
 	cache_settle(adapter);
 	pthread_mutex_unlock(&cache->lock);
 }
 
 const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 {
-	assert(adapter->copy[TIER_DEVICE].present); /* steady while the caller holds it; the count is not */
+	assert(adapter->copy[CACHE_TIER_DEVICE].state == COPY_WHOLE); /* steady while the caller holds it; the count is not */
 	return &adapter->lora;
 }
 
 /** cache_load_ns() - how long its last page-in took; while held */
 uint64_t cache_load_ns(const struct cache_adapter *adapter)
 {
-	return adapter->load_ns;
+	return adapter->work->load_ns;
+}
+
+enum cache_state cache_state_of(const struct cache_adapter *adapter)
+{
+	if (!cache_fits(adapter->cache, &adapter->record))
+		return CACHE_UNFIT;
+	if (adapter->copy[CACHE_TIER_DEVICE].state == COPY_WHOLE)
+		return CACHE_DEVICE;
+	if (cache_is_reading(adapter) || cache_is_uploading(adapter))
+		return CACHE_LOADING;
+	return adapter->copy[CACHE_TIER_HOST].state == COPY_WHOLE ? CACHE_HOST : CACHE_STORE;
 }
 
 enum cache_state cache_state(struct cache *cache, const struct store_record *record)
 {
-	enum cache_state state = CACHE_STORE;
-	struct cache_adapter *adapter;
+	const struct cache_adapter *adapter;
+	enum cache_state state;
 
-	if (!fits(cache, record))
-		return CACHE_UNFIT;
 	pthread_mutex_lock(&cache->lock);
-	adapter = find(cache, &record->digest);
-	if (adapter)
-		state = adapter->copy[TIER_DEVICE].present	? CACHE_DEVICE :
-			adapter->reading || adapter->uploading ? CACHE_LOADING :
-			adapter->copy[TIER_HOST].present	? CACHE_HOST :
-								  CACHE_STORE;
+	adapter = cache_find(cache, &record->digest);
+	state = adapter			     ? cache_state_of(adapter) :
+		cache_fits(cache, record) ? CACHE_STORE :
+					     CACHE_UNFIT;
 	pthread_mutex_unlock(&cache->lock);
 	return state;
 }
@@ -436,7 +532,8 @@ static int fault_digest(struct cache *cache, const struct store_digest *digest, 
 	pthread_mutex_lock(&cache->lock);
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
-		r = fault(adapter, &upload, diag);
+		adapter->forgotten = false;
+		r = fault(adapter, FAULT_ADMIN, &upload, diag);
 		adapter->pinned |= pin && (r == CACHE_OK || r == CACHE_E_PENDING);
 		cache_settle(adapter);
 	}
@@ -456,20 +553,20 @@ int cache_prefetch(struct cache *cache, const struct store_digest *digest, struc
 	return fault_digest(cache, digest, /* pin= */ false, diag);
 }
 
-static int unpin(struct cache *cache, const struct store_digest *digest)
+static void unpin(struct cache *cache, const struct store_digest *digest, bool forget)
 {
 	struct cache_adapter *adapter;
 
 	pthread_mutex_lock(&cache->lock);
-	adapter = find(cache, digest);
+	adapter = cache_find(cache, digest);
 	if (adapter) {
 		adapter->pinned = false;
+		adapter->forgotten |= forget;
 		cache_settle(adapter);
 	}
 	pthread_mutex_unlock(&cache->lock);
 	if (adapter)
 		changed(cache);
-	return CACHE_OK;
 }
 
 /**
@@ -483,9 +580,20 @@ static int unpin(struct cache *cache, const struct store_digest *digest)
  */
 int cache_pin(struct cache *cache, const struct store_digest *digest, bool pinned)
 {
-	int r = pinned ? fault_digest(cache, digest, /* pin= */ true, NULL) : unpin(cache, digest);
+	int r;
 
+	if (!pinned) {
+		unpin(cache, digest, /* forget= */ false);
+		return CACHE_OK;
+	}
+	r = fault_digest(cache, digest, /* pin= */ true, NULL);
 	return r == CACHE_E_PENDING ? CACHE_OK : r;
+}
+
+/** cache_forget() - its name was removed: unpin it and let go of its memory as soon as nobody uses it */
+void cache_forget(struct cache *cache, const struct store_digest *digest)
+{
+	unpin(cache, digest, /* forget= */ true);
 }
 
 bool cache_is_pinned(struct cache *cache, const struct store_digest *digest)
@@ -494,15 +602,8 @@ bool cache_is_pinned(struct cache *cache, const struct store_digest *digest)
 	bool pinned;
 
 	pthread_mutex_lock(&cache->lock);
-	adapter = find(cache, digest);
+	adapter = cache_find(cache, digest);
 	pinned = adapter && adapter->pinned;
 	pthread_mutex_unlock(&cache->lock);
 	return pinned;
-}
-
-void cache_read_stats(struct cache *cache, struct cache_stats *ret)
-{
-	pthread_mutex_lock(&cache->lock);
-	*ret = cache->stats;
-	pthread_mutex_unlock(&cache->lock);
 }

@@ -6,9 +6,18 @@
  * a tier that nobody needs there is on the tier's list, least recently used first; whoever needs room takes victims from
  * its front until there is enough. A copy that was just made goes to the back, so that whoever waits for it comes to hold
  * it before its turn. A device copy is needed while held or pinned, a host copy while it is uploaded from.
+ *
+ * Stamps: a version that a request asked for in the turn `since` or later is passed over, as long as somebody references it.
+ * The step loop asks in the order of age and evicts for its own turn's stamps only, so a request takes memory from younger
+ * ones alone. Whoever comes between two turns (a page-in that goes on to the device, an administrator's prefetch) respects
+ * the last turn's stamps as well: the turn now under way has not come by all of them yet.
+ *
+ * Where adapters and KV blocks compete for one pool the age decides: before an adapter is evicted for another, the KV cache
+ * is asked for memory that was unused for longer (yield), and the other way round (cache_shrink).
  */
 #include <assert.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/cache/cache-internal.h"
 
 size_t cache_charge(const struct cache_adapter *adapter)
@@ -22,8 +31,19 @@ size_t cache_charge(const struct cache_adapter *adapter)
 
 uint8_t *cache_address(const struct cache_adapter *adapter, enum cache_tier tier)
 {
-	assert(adapter->copy[tier].taken);
+	assert(adapter->copy[tier].state != COPY_ABSENT);
 	return pool_address(adapter->cache->tier[tier].pool, adapter->copy[tier].run);
+}
+
+/* What was being written is there. */
+void cache_note_whole(struct cache_adapter *adapter, enum cache_tier tier)
+{
+	struct cache_tier_stats *stats = &adapter->cache->stats.tier[tier];
+
+	assert(adapter->copy[tier].state == COPY_FILLING);
+	adapter->copy[tier].state = COPY_WHOLE;
+	++stats->adapters;
+	stats->bytes += cache_charge(adapter);
 }
 
 /* Gives a copy's memory back; nobody may use it any more. */
@@ -32,106 +52,177 @@ void cache_drop(struct cache_adapter *adapter, enum cache_tier tier)
 	struct cache_copy *copy = &adapter->copy[tier];
 	struct cache *cache = adapter->cache;
 
-	assert(copy->taken);
+	assert(copy->state != COPY_ABSENT);
 	list_unlink(&copy->lru);
-	if (tier == TIER_DEVICE) {
+	if (tier == CACHE_TIER_DEVICE) {
 		assert(adapter->holds == 0);
 		step_lora_deinit(&adapter->lora);
-		cache->stats.resident -= copy->present;
-		cache->stats.resident_bytes -= copy->present ? cache_charge(adapter) : 0;
-	} else {
-		cache->stats.host_bytes -= copy->present ? cache_charge(adapter) : 0;
+	}
+	if (copy->state == COPY_WHOLE) {
+		--cache->stats.tier[tier].adapters;
+		cache->stats.tier[tier].bytes -= cache_charge(adapter);
 	}
 	pool_release(cache->tier[tier].pool, POOL_ADAPTERS, copy->run);
 	cache->tier[tier].used -= cache_charge(adapter);
-	copy->taken = copy->present = false;
+	copy->state = COPY_ABSENT;
+}
+
+static void evict(struct cache_adapter *adapter, enum cache_tier tier, enum cache_reason reason)
+{
+	cache_drop(adapter, tier);
+	++adapter->cache->stats.tier[tier].evictions[reason];
 }
 
 static bool is_evictable(const struct cache_adapter *adapter, enum cache_tier tier)
 {
-	if (!adapter->copy[tier].present)
+	if (adapter->copy[tier].state != COPY_WHOLE)
 		return false;
-	return tier == TIER_HOST ? !adapter->uploading : adapter->holds == 0 && !adapter->pinned;
+	return tier == CACHE_TIER_HOST ? !cache_is_uploading(adapter) : adapter->holds == 0 && !adapter->pinned;
 }
 
-/* Puts a version where its state says: evictable copies on the LRU lists, one without any use into the grave. */
+/* Without users and memory nothing but the counters is kept, and of so many versions only. */
+static void retire(struct cache_adapter *adapter)
+{
+	struct cache *cache = adapter->cache;
+
+	assert(adapter->holds == 0);
+	free(adapter->work);
+	adapter->work = NULL;
+	list_append(&cache->retired, &adapter->retired);
+	if (++cache->n_retired <= CACHE_RETIRED_MAX)
+		return;
+	adapter = list_first(&cache->retired, struct cache_adapter, retired);
+	list_unlink(&adapter->retired);
+	list_unlink(&adapter->bucket);
+	free(adapter);
+	--cache->n_retired;
+	--cache->n_known;
+}
+
+/* Puts a version where its state says: evictable copies on the LRU lists, one without any use among the retired. */
 void cache_settle(struct cache_adapter *adapter)
 {
 	bool has_memory = false;
 
-	for (unsigned tier = 0; tier < _TIER_N; ++tier) {
+	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier) {
 		struct cache_copy *copy = &adapter->copy[tier];
 
-		has_memory |= copy->taken;
+		if (adapter->forgotten && adapter->refs == 0 && is_evictable(adapter, tier))
+			evict(adapter, tier, CACHE_FORGOTTEN);
+		has_memory |= copy->state != COPY_ABSENT;
 		if (!is_evictable(adapter, tier))
 			list_unlink(&copy->lru);
 		else if (!list_linked(&copy->lru))
 			list_append(&adapter->cache->tier[tier].lru, &copy->lru);
 	}
-	if (!has_memory && adapter->refs == 0 && !adapter->pinned) {
-		assert(adapter->holds == 0 && !adapter->reading && !adapter->uploading);
-		list_unlink(&adapter->bucket);
-		free(adapter);
+	if (!has_memory && adapter->refs == 0 && !adapter->pinned && !list_linked(&adapter->retired))
+		retire(adapter);
+}
+
+static struct cache_adapter *of_copy(struct cache_copy *copy, enum cache_tier tier)
+{
+	return tier == CACHE_TIER_HOST ? container_of(copy, struct cache_adapter, copy[CACHE_TIER_HOST])
+				       : container_of(copy, struct cache_adapter, copy[CACHE_TIER_DEVICE]);
+}
+
+/* Who goes next, but for those a request asked for in this turn or later. */
+static struct cache_adapter *next_victim(struct cache *cache, enum cache_tier tier, uint64_t since)
+{
+	struct cache_copy *copy;
+
+	list_for_each(copy, &cache->tier[tier].lru, lru) {
+		struct cache_adapter *adapter = of_copy(copy, tier);
+
+		if (adapter->refs == 0 || adapter->turn < since)
+			return adapter;
 	}
+	return NULL;
 }
 
-static struct cache_adapter *least_recent(struct cache *cache, enum cache_tier tier)
+/* At least 1: to have been used just now is to have been idle, for who compares with 0. */
+static uint64_t idle_ns(const struct cache_adapter *adapter, uint64_t now_ns)
 {
-	struct list *list = &cache->tier[tier].lru;
-
-	if (list_empty(list))
-		return NULL;
-	return tier == TIER_HOST ? container_of(list->next, struct cache_adapter, copy[TIER_HOST].lru)
-				 : container_of(list->next, struct cache_adapter, copy[TIER_DEVICE].lru);
+	return now_ns > adapter->used_ns ? now_ns - adapter->used_ns : 1;
 }
 
-/* Evicts the least recently used copy. Return: the bytes that gave, 0: there is none. */
-static size_t evict_one(struct cache *cache, enum cache_tier tier)
+/* The KV cache gives of the pool what was idle for longer than the next victim; anything, if there is no victim. */
+static bool ask_kv(struct cache *cache, const struct cache_adapter *victim, size_t bytes)
 {
-	struct cache_adapter *victim = least_recent(cache, tier);
-	size_t bytes;
-
-	if (!victim)
-		return 0;
-	bytes = cache_charge(victim);
-	cache_drop(victim, tier);
-	++cache->stats.evictions;
-	cache_settle(victim);
-	return bytes;
+	if (!cache->options.yield)
+		return false;
+	return cache->options.yield(cache->options.userdata, bytes, victim ? idle_ns(victim, clock_ns()) : 0);
 }
 
-/* Memory for a version in a tier, others evicted for it where needed: all it takes, down to none left. */
-int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier)
+/**
+ * cache_alloc() - memory for a version in a tier, others evicted for it where needed
+ * @since:      versions asked for in this turn or later stay
+ *
+ * Return: POOL_OK, the copy is filling; POOL_E_FULL: and all was evicted that could be.
+ */
+int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier, uint64_t since)
 {
 	struct cache_tier_state *state = &adapter->cache->tier[tier];
 	struct cache_copy *copy = &adapter->copy[tier];
 	size_t bytes = cache_charge(adapter);
 
-	assert(!copy->taken && bytes <= state->limit);
-	while (state->used > state->limit - bytes)
-		if (!evict_one(adapter->cache, tier))
+	assert(copy->state == COPY_ABSENT && bytes <= state->limit);
+	for (;;) {
+		struct cache_adapter *victim;
+		bool below = state->used <= state->limit - bytes;
+
+		if (below && pool_alloc(state->pool, POOL_ADAPTERS, bytes, &copy->run) == POOL_OK)
+			break;
+		victim = next_victim(adapter->cache, tier, since);
+		if (below && tier == CACHE_TIER_DEVICE && ask_kv(adapter->cache, victim, bytes))
+			continue;
+		if (!victim)
 			return POOL_E_FULL;
-	while (pool_alloc(state->pool, POOL_ADAPTERS, bytes, &copy->run) != POOL_OK)
-		if (!evict_one(adapter->cache, tier))
-			return POOL_E_FULL;
+		evict(victim, tier, CACHE_FOR_ADAPTER);
+		cache_settle(victim);
+	}
 	state->used += bytes;
-	copy->taken = true;
+	copy->state = COPY_FILLING;
 	return POOL_OK;
 }
 
 /**
  * cache_shrink() - evict unused adapters so that KV blocks can have their memory
  * @bytes:      how much is wanted; evicts that much and not more than one adapter beyond
+ * @longer_ns:  only what was idle for longer; so never what a request asked for in this turn. 0: anything unused, that too
+ *              in the end
  *
  * Return: false when nothing could be evicted.
  */
-bool cache_shrink(struct cache *cache, size_t bytes)
+bool cache_shrink(struct cache *cache, size_t bytes, uint64_t longer_ns)
 {
-	size_t freed = 0, n;
+	uint64_t now = clock_ns();
+	size_t freed = 0;
 
 	pthread_mutex_lock(&cache->lock);
-	while (freed < bytes && (n = evict_one(cache, TIER_DEVICE)) > 0)
-		freed += n;
+	while (freed < bytes) {
+		struct cache_adapter *victim = next_victim(cache, CACHE_TIER_DEVICE, cache->turn);
+
+		if (!victim && longer_ns == 0)
+			victim = next_victim(cache, CACHE_TIER_DEVICE, CACHE_NO_TURN);
+		if (!victim || (longer_ns > 0 && idle_ns(victim, now) <= longer_ns))
+			break;
+		freed += cache_charge(victim);
+		evict(victim, CACHE_TIER_DEVICE, CACHE_FOR_KV);
+		cache_settle(victim);
+	}
 	pthread_mutex_unlock(&cache->lock);
 	return freed > 0;
+}
+
+/** cache_idle_ns() - how long the adapter that would be evicted next was not used; 0: there is none */
+uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns)
+{
+	const struct cache_adapter *victim;
+	uint64_t ns;
+
+	pthread_mutex_lock(&cache->lock);
+	victim = next_victim(cache, CACHE_TIER_DEVICE, cache->turn);
+	ns = victim ? idle_ns(victim, now_ns) : 0;
+	pthread_mutex_unlock(&cache->lock);
+	return ns;
 }

@@ -4,4 +4,5 @@ daemon_cache_libcache_la_SOURCES = \
 	daemon/cache/cache-internal.h \
 	daemon/cache/cache.c daemon/cache/cache.h \
 	daemon/cache/evict.c \
+	daemon/cache/stats.c \
 	daemon/cache/upload.c

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/base/error.h"
 #include "daemon/cache/cache-internal.h"
 
@@ -36,17 +37,17 @@ int cache_make_usable(struct cache_adapter *adapter, const void *host, struct di
 	const struct image_module *modules;
 	int r;
 
-	r = image_modules(host, &adapter->load.header, &modules, diag);
+	r = image_modules(host, &adapter->work->load.header, &modules, diag);
 	if (r)
 		return r < 0 ? error_trace(r) : STORE_E_CORRUPT;
 	return error_trace(step_lora_init(&adapter->lora, &cache->options.geometry, modules,
-					  adapter->load.header.n_modules, cache_address(adapter, TIER_DEVICE)));
+					  adapter->work->load.header.n_modules, cache_address(adapter, CACHE_TIER_DEVICE)));
 }
 
 /* On a thread of the device's library, which must not be called from here. */
 static void upload_done(struct kern_upload *upload)
 {
-	struct cache_adapter *adapter = container_of(upload, struct cache_adapter, upload);
+	struct cache_adapter *adapter = container_of(upload, struct cache_work, upload)->adapter;
 	struct cache *cache = adapter->cache;
 
 	pthread_mutex_lock(&cache->lock);
@@ -58,14 +59,14 @@ static void upload_done(struct kern_upload *upload)
 
 /**
  * cache_upload() - start an upload
- * @adapter:    uploading is set, both copies have memory, the host's is whole: so nobody else touches them
+ * @adapter:    its host copy is whole and its device copy filling: so nobody else touches them
  *
  * Return: 0; -EAGAIN: the device has no place for one more; other -errno.
  */
 int cache_upload(struct cache_adapter *adapter)
 {
 	const struct cache_options *options = &adapter->cache->options;
-	uint8_t *host = cache_address(adapter, TIER_HOST), *device = cache_address(adapter, TIER_DEVICE);
+	uint8_t *host = cache_address(adapter, CACHE_TIER_HOST), *device = cache_address(adapter, CACHE_TIER_DEVICE);
 	size_t at = table_offset(adapter);
 	int r;
 
@@ -73,22 +74,27 @@ int cache_upload(struct cache_adapter *adapter)
 	if (r)
 		return r < 0 ? error_trace(r) : error_origin(-EBADMSG);
 	step_lora_place(&adapter->lora, host + at, device + at);
-	adapter->upload = (struct kern_upload){
+	adapter->work->began_ns = clock_ns();
+	adapter->work->upload = (struct kern_upload){
 		.to = device,
 		.from = host,
 		.bytes = at + adapter->cache->table_bytes,
 		.done = upload_done,
 	};
-	r = options->memory->upload(options->device, &adapter->upload);
+	r = options->memory->upload(options->device, &adapter->work->upload);
 	return r == -EAGAIN ? r : error_trace(r);
 }
 
 static void finish_upload(struct cache *cache, struct cache_adapter *adapter)
 {
-	adapter->uploading = false;
-	adapter->copy[TIER_DEVICE].present = true;
-	cache_note_load(adapter);
+	uint64_t now = clock_ns(), took = now - adapter->work->began_ns;
+
+	adapter->work->load_ns += took;
+	adapter->used_ns = now;
+	cache_note_whole(adapter, CACHE_TIER_DEVICE);
+	hist_add(&cache->stats.upload, took);
 	++cache->stats.uploads;
+	--cache->stats.loading;
 	cache_settle(adapter);
 }
 
@@ -118,7 +124,7 @@ void cache_poll(struct cache *cache)
 		return; /* nothing is ever uploaded */
 	while ((adapter = take_uploaded(cache))) {
 		/* still marked as uploading: nobody else touches it. A device that failed tells so at the step's fence. */
-		(void)cache->options.memory->join(cache->options.device, &adapter->upload);
+		(void)cache->options.memory->join(cache->options.device, &adapter->work->upload);
 		pthread_mutex_lock(&cache->lock);
 		finish_upload(cache, adapter);
 		pthread_mutex_unlock(&cache->lock);
@@ -133,7 +139,7 @@ static bool any_uploading(struct cache *cache)
 	pthread_mutex_lock(&cache->lock);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i)
 		list_for_each(adapter, &cache->buckets[i], bucket)
-			any |= adapter->uploading;
+			any |= cache_is_uploading(adapter);
 	pthread_mutex_unlock(&cache->lock);
 	return any;
 }

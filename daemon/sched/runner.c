@@ -177,7 +177,7 @@ enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 
 	if (engine->lost.code)
 		engine_fail_all(engine, EIO, "the device failed, the daemon is ending");
-	cache_poll(engine->options.cache);
+	cache_begin_turn(engine->options.cache);
 	engine_send_unsent(engine, now_ns);
 	engine_start_waiting(engine, now_ns);
 	engine_reserve_kv(engine);

@@ -109,7 +109,7 @@ static int reserve_kv(struct engine *engine, struct request *request)
 	int r;
 
 	while ((r = kv_reserve(kv, &request->kv, request->n_tokens)) == KV_E_FULL)
-		if (!cache_shrink(engine->options.cache, kv_block_bytes(kv)))
+		if (!cache_shrink(engine->options.cache, kv_block_bytes(kv), 0))
 			return KV_E_FULL;
 	return error_trace(r);
 }
@@ -241,8 +241,7 @@ static enum start start(struct engine *engine, struct request *request, uint64_t
 static void prefetch(struct engine *engine, struct request *request)
 {
 	for (uint32_t i = 0; i < request->n_adapters; ++i)
-		if (cache_hold(engine->options.cache, request->adapter[i], NULL) == CACHE_OK)
-			cache_unhold(engine->options.cache, request->adapter[i]);
+		(void)cache_want(engine->options.cache, request->adapter[i], NULL);
 }
 
 /**

@@ -82,6 +82,7 @@ static int hold(struct cache_adapter *adapter, struct diag *diag)
 		pthread_mutex_lock(&lock);
 		seen = changes;
 		pthread_mutex_unlock(&lock);
+		cache_begin_turn(cache);
 		r = cache_hold(cache, adapter, diag);
 		if (r != CACHE_E_PENDING)
 			return r;
@@ -132,6 +133,13 @@ static struct cache_stats stats(void)
 
 	cache_read_stats(cache, &s);
 	return s;
+}
+
+static uint64_t evictions(void)
+{
+	const struct cache_stats s = stats();
+
+	return cache_evictions(&s);
 }
 
 #endif

@@ -390,7 +390,7 @@ struct cache_adapter *cache_put(struct cache *cache, struct cache_adapter *adapt
 	return NULL;
 }
 
-void cache_poll(struct cache *cache)
+void cache_begin_turn(struct cache *cache)
 {
 	(void)cache;
 }
@@ -400,6 +400,13 @@ int cache_hold(struct cache *cache, struct cache_adapter *adapter, struct diag *
 	(void)cache;
 	adapter->asked++;
 	adapter->holds += adapter->result == CACHE_OK;
+	return adapter->result ? diag_set(diag, adapter->result, "the reason") : CACHE_OK;
+}
+
+int cache_want(struct cache *cache, struct cache_adapter *adapter, struct diag *diag)
+{
+	(void)cache;
+	adapter->asked++;
 	return adapter->result ? diag_set(diag, adapter->result, "the reason") : CACHE_OK;
 }
 
@@ -415,9 +422,10 @@ const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 	return (const struct step_lora *)(const void *)adapter;
 }
 
-bool cache_shrink(struct cache *cache, size_t bytes)
+bool cache_shrink(struct cache *cache, size_t bytes, uint64_t idle_ns)
 {
 	(void)cache;
+	(void)idle_ns;
 	if (!fakes.cache_blocks)
 		return false;
 	fakes.cache_blocks -= (unsigned)bytes;

@@ -1,9 +1,9 @@
 # Tests of the store, the pager, the cache and imports.
 STORE_TEST_LIBS = daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la kernels/libkernels.la \
 	daemon/base/libbase.la $(CHECK_LIBS)
-EXTRA_DIST += tests/unit/adapter-util.h tests/unit/cache-util.h tests/unit/store-util.h
+EXTRA_DIST += tests/unit/adapter-util.h tests/unit/cache-rig.h tests/unit/cache-util.h tests/unit/store-util.h
 if HAVE_CHECK
-store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-upload \
+store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-turn tests/unit/test-cache-upload \
 	tests/unit/test-import-import
 check_PROGRAMS += $(store_tests)
 TESTS += $(store_tests)
@@ -14,6 +14,8 @@ tests_unit_test_store_pager_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=uring_reap,--wrap
 tests_unit_test_store_pager_LDADD = $(STORE_TEST_LIBS)
 tests_unit_test_cache_cache_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_cache_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
+tests_unit_test_cache_turn_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_cache_turn_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
 tests_unit_test_cache_upload_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_upload_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
 tests_unit_test_import_import_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)

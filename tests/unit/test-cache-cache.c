@@ -1,42 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Adapter residency: joined page-ins, holds and references, eviction, failures, and many threads at once. */
-#include "tests/unit/cache-util.h"
-
-static void setup_with(size_t host_bytes)
-{
-	struct cache_options options = { .device_bytes = host_bytes, .geometry = *test_geometry(), .changed = on_changed };
-	struct pager_options pager_options = {};
-
-	folder = test_folder();
-	store = test_open(folder);
-	region = mmap(NULL, 2 * REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ck_assert_ptr_ne(region, MAP_FAILED);
-	ck_assert_int_eq(pool_new(&pool, (void *)(((uintptr_t)region + (2u << 20) - 1) & ~(uintptr_t)((2u << 20) - 1)),
-				  REGION_BYTES), 0);
-	pager_options.region = region;
-	pager_options.region_bytes = 2 * REGION_BYTES;
-	ck_assert_int_eq(pager_new(&pager, store, &pager_options), 0);
-	options.store = store;
-	options.pager = pager;
-	options.pool = pool;
-	ck_assert_int_eq(cache_new(&cache, &options), 0);
-}
+#include "tests/unit/cache-rig.h"
 
 /* Room for three. */
 static void setup(void)
 {
-	setup_with(3 * CHARGE);
-}
-
-static void teardown(void)
-{
-	pager_free(pager);
-	cache_free(cache);
-	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), 0);
-	pool_free(pool);
-	munmap(region, 2 * REGION_BYTES);
-	store_close(store);
-	test_folder_free(folder);
+	rig_open(REGION_BYTES, (struct cache_options){ .device_bytes = 3 * CHARGE });
 }
 
 START_TEST(a_hold_brings_it_in)
@@ -61,18 +30,13 @@ START_TEST(a_hold_brings_it_in)
 	ck_assert_int_eq(touch(1), CACHE_OK);
 	ck_assert_uint_eq(stats().loads, 1);
 	ck_assert_uint_eq(stats().misses, 2);
-	ck_assert_uint_eq(stats().hits_device, 1);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_DEVICE].hits, 1);
 }
 END_TEST
 
 START_TEST(least_recently_used_goes_first)
 {
-	for (uint64_t i = 1; i <= 4; ++i) {
-		char name[8];
-
-		snprintf(name, sizeof(name), "n%d", (int)i);
-		add(name, i, test_geometry());
-	}
+	add_many(4);
 	for (uint64_t i = 1; i <= 3; ++i)
 		ck_assert_int_eq(touch(i), CACHE_OK);
 	ck_assert_int_eq(touch(1), CACHE_OK);
@@ -80,8 +44,8 @@ START_TEST(least_recently_used_goes_first)
 	ck_assert_int_eq(state_of(1), CACHE_DEVICE);
 	ck_assert_int_eq(state_of(2), CACHE_STORE);
 	ck_assert_int_eq(state_of(3), CACHE_DEVICE);
-	ck_assert_uint_eq(stats().evictions, 1);
-	ck_assert_uint_eq(stats().resident_bytes, 3 * CHARGE);
+	ck_assert_uint_eq(evictions(), 1);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_DEVICE].bytes, 3 * CHARGE);
 	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), 3 * CHARGE);
 }
 END_TEST
@@ -92,12 +56,7 @@ START_TEST(what_is_held_or_pinned_stays)
 	struct cache_adapter *held[2], *more;
 	struct diag diag = { "" };
 
-	for (uint64_t i = 1; i <= 4; ++i) {
-		char name[8];
-
-		snprintf(name, sizeof(name), "n%d", (int)i);
-		add(name, i, test_geometry());
-	}
+	add_many(4);
 	for (uint64_t i = 0; i < 2; ++i) {
 		held[i] = get(i + 1);
 		ck_assert_int_eq(hold(held[i], NULL), CACHE_OK);
@@ -108,7 +67,7 @@ START_TEST(what_is_held_or_pinned_stays)
 	more = get(4);
 	ck_assert_int_eq(cache_hold(cache, more, &diag), CACHE_E_NO_ROOM);
 	ck_assert_str_ne(diag.text, "");
-	ck_assert(!cache_shrink(cache, 1));
+	ck_assert(!cache_shrink(cache, 1, 0));
 	for (uint64_t i = 0; i < 2; ++i)
 		assert_content(held[i], i + 1);
 	ck_assert_int_eq(cache_pin(cache, &digest, false), CACHE_OK);
@@ -120,8 +79,8 @@ START_TEST(what_is_held_or_pinned_stays)
 	}
 	cache_unhold(cache, more);
 	cache_put(cache, more);
-	ck_assert(cache_shrink(cache, 2 * CHARGE));
-	ck_assert_uint_eq(stats().resident, 1);
+	ck_assert(cache_shrink(cache, 2 * CHARGE, 0));
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_DEVICE].adapters, 1);
 }
 END_TEST
 
@@ -207,7 +166,7 @@ START_TEST(a_prefetch_needs_nobody)
 	ck_assert_int_eq(r, CACHE_OK);
 	ck_assert_int_eq(touch(1), CACHE_OK);
 	ck_assert_uint_eq(stats().loads, 1);
-	ck_assert_uint_eq(stats().hits_device, 1);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_DEVICE].hits, 1);
 }
 END_TEST
 
@@ -236,22 +195,17 @@ START_TEST(threads_fault_and_evict)
 	pthread_t threads[THREADS];
 	struct cache_stats s;
 
-	for (uint64_t i = 1; i <= ADAPTERS; ++i) {
-		char name[8];
-
-		snprintf(name, sizeof(name), "n%d", (int)i);
-		add(name, i, test_geometry());
-	}
+	add_many(ADAPTERS);
 	for (uintptr_t i = 0; i < THREADS; ++i)
 		ck_assert_int_eq(pthread_create(&threads[i], NULL, use_at_random, (void *)i), 0);
 	for (size_t i = 0; i < THREADS; ++i)
 		pthread_join(threads[i], NULL);
 	s = stats();
-	ck_assert_uint_le(s.resident, 3);
+	ck_assert_uint_le(s.tier[CACHE_TIER_DEVICE].adapters, 3);
 	ck_assert_uint_eq(s.loading, 0);
 	ck_assert_uint_eq(s.failures, 0);
-	ck_assert_uint_eq(s.hits_device + s.misses, THREADS * ROUNDS);
-	ck_assert_uint_eq(s.loads, s.evictions + s.resident);
+	ck_assert_uint_eq(s.tier[CACHE_TIER_DEVICE].hits + s.misses, THREADS * ROUNDS);
+	ck_assert_uint_eq(s.loads, cache_evictions(&s) + s.tier[CACHE_TIER_DEVICE].adapters);
 }
 END_TEST
 
@@ -287,7 +241,7 @@ static Suite *suite(void)
 	TCase *tc = tcase_create("cache");
 
 	tcase_set_timeout(tc, 120);
-	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_checked_fixture(tc, setup, rig_close);
 	tcase_add_test(tc, a_hold_brings_it_in);
 	tcase_add_test(tc, least_recently_used_goes_first);
 	tcase_add_test(tc, what_is_held_or_pinned_stays);

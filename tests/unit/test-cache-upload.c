@@ -172,8 +172,8 @@ START_TEST(goes_through_the_host_tier)
 	ck_assert_int_eq(state_of(1), CACHE_DEVICE);
 	ck_assert_uint_eq(n_joined, 1);
 	ck_assert_uint_eq(stats().uploads, 1);
-	ck_assert_uint_eq(stats().host_bytes, CHARGE);
-	ck_assert_uint_eq(stats().resident_bytes, CHARGE);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_HOST].bytes, CHARGE);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_DEVICE].bytes, CHARGE);
 	ck_assert_uint_gt(cache_load_ns(one), 0);
 	cache_unhold(cache, one);
 	cache_put(cache, one);
@@ -186,7 +186,7 @@ START_TEST(both_tiers_evict)
 	for (unsigned round = 0; round < 20; ++round)
 		ck_assert_int_eq(touch(1 + round * 7 % 5), CACHE_OK);
 	ck_assert_uint_eq(stats().uploads, 20);
-	ck_assert_uint_gt(stats().evictions, 30);
+	ck_assert_uint_gt(evictions(), 30);
 	ck_assert_uint_le(pool_used(pool, POOL_ADAPTERS), 2 * CHARGE);
 	ck_assert_uint_le(pool_used(host_pool, POOL_ADAPTERS), 3 * CHARGE);
 }
@@ -202,7 +202,7 @@ START_TEST(comes_back_from_the_host_tier)
 	ck_assert_int_eq(touch(1), CACHE_OK);
 	ck_assert_uint_eq(stats().loads, 3);
 	ck_assert_uint_eq(stats().uploads, 4);
-	ck_assert_uint_eq(stats().hits_host, 1);
+	ck_assert_uint_eq(stats().tier[CACHE_TIER_HOST].hits, 1);
 }
 END_TEST
 
