@@ -26,6 +26,7 @@
 
 #define POOL_DEFAULT_MAX (UINT64_C(4) << 30) /* of host memory */
 #define DEVICE_SPARE (UINT64_C(1) << 30)     /* of device memory: for the step's work space and the device's own */
+#define KV_LEAST_PART 16                     /* of the pool that adapters never take */
 #define STEP_ROWS 512
 #define STEP_SEQS 128
 
@@ -134,6 +135,12 @@ static int host_bytes(const char *option, uint64_t wanted, uint64_t *ret, struct
 	return COMPUTE_OK;
 }
 
+/* Adapters and KV blocks take what they need of one pool. A little is left to KV blocks, so that pins cannot take it all. */
+static uint64_t adapter_share(uint64_t pool)
+{
+	return pool - pool / KV_LEAST_PART;
+}
+
 static int make_cpu_pool(struct compute *c, const struct options *options, struct diag *diag)
 {
 	uint64_t bytes = 0;
@@ -150,7 +157,7 @@ static int make_cpu_pool(struct compute *c, const struct options *options, struc
 		r = pool_new(&c->pool, c->arena, c->arena_bytes);
 	if (r < 0)
 		return error_trace(r);
-	c->adapter_bytes = options->host_cache ? options->host_cache : c->arena_bytes / 2;
+	c->adapter_bytes = options->host_cache ? options->host_cache : adapter_share(c->arena_bytes);
 	if (c->adapter_bytes > c->arena_bytes) {
 		log_warning("host-cache is larger than device-memory, which bounds it on the CPU");
 		c->adapter_bytes = c->arena_bytes;
@@ -180,7 +187,7 @@ static int make_arena(struct compute *c, uint64_t wanted, struct diag *diag)
 	r = pool_new(&c->pool, (void *)base, wanted);
 	if (r == -EINVAL)
 		return diag_set(diag, COMPUTE_E_REFUSED, "device-memory: %" PRIu64 " KiB are too few", wanted >> 10);
-	c->adapter_bytes = r ? 0 : pool_size(c->pool) / 2;
+	c->adapter_bytes = r ? 0 : adapter_share(pool_size(c->pool));
 	return error_trace(r);
 }
 

@@ -51,6 +51,9 @@ static const struct metric table[] = {
 	  AT(sched.first_token) },
 	{ "prompt_tokens_total", "Prompt tokens computed, again after a preemption.", COUNTER,
 	  AT(sched.prompt_tokens) },
+	{ "prefix_asked_tokens_total", "Prompt tokens of requests that may begin with cached ones.", COUNTER,
+	  AT(sched.prefix_asked_tokens) },
+	{ "prefix_hit_tokens_total", "Of these, tokens that were there.", COUNTER, AT(sched.prefix_hit_tokens) },
 	{ "generated_tokens_total", "Tokens generated.", COUNTER, AT(sched.generated_tokens) },
 
 	{ "steps_total", "Forward steps.", COUNTER, AT(sched.steps) },
@@ -85,7 +88,10 @@ static const struct metric table[] = {
 	{ "pool_bytes", "Size of the pool of KV blocks and adapters.", GAUGE, AT(pool_bytes) },
 	{ "pool_kv_bytes", "Pool bytes taken by KV blocks.", GAUGE, AT(pool_kv_bytes) },
 	{ "pool_adapter_bytes", "Pool bytes taken by adapters.", GAUGE, AT(pool_adapter_bytes) },
-	{ "kv_blocks_used", "KV blocks in use.", GAUGE, AT(kv_blocks) },
+	{ "kv_blocks_used", "KV blocks in use.", GAUGE, AT(kv.used) },
+	{ "kv_blocks_cached", "KV blocks kept for requests that begin alike.", GAUGE, AT(kv.cached) },
+	{ "kv_blocks_evicted_total", "Kept KV blocks given up for room.", COUNTER, AT(kv.evicted) },
+	{ "kv_blocks_copied_total", "KV blocks copied because requests part within them.", COUNTER, AT(kv.copied) },
 	{ "model_weight_bytes", "Bytes of the base model's weights.", GAUGE, AT(weight_bytes) },
 
 	{ "clients", "Connected clients.", GAUGE, AT(ipc.clients) },
@@ -117,7 +123,7 @@ void metrics_read(const struct parts *parts, struct metrics *ret)
 	ret->cache_evictions = cache_evictions(&ret->cache);
 	pager_read_stats(parts->pager, &ret->pager);
 	ipc_read_stats(parts->ipc, &ret->ipc);
-	ret->kv_blocks = ret->pool_kv_bytes / kv_block_bytes(parts->kv);
+	kv_read_stats(parts->kv, &ret->kv);
 	ret->adapters_per_step = ratio(ret->sched.adapters_in_steps, ret->sched.steps);
 	ret->rows_per_step = ratio(ret->sched.rows, ret->sched.steps);
 }

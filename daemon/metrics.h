@@ -13,10 +13,11 @@
 struct metrics {
 	struct sched_stats sched;
 	struct cache_stats cache;
+	struct kv_stats kv;
 	struct pager_stats pager;
 	struct ipc_stats ipc;
 	double adapters_per_step, rows_per_step;
-	uint64_t pool_bytes, pool_kv_bytes, pool_adapter_bytes, kv_blocks;
+	uint64_t pool_bytes, pool_kv_bytes, pool_adapter_bytes;
 	uint64_t cache_evictions, weight_bytes, host_cache_bytes, uptime_s;
 };
 

@@ -77,19 +77,40 @@ static int judge_bytes(const char *what, const char *value, void *to, struct dia
 	return OPTIONS_OK;
 }
 
+/* Where @value stands in @names, up to a NULL; negative: nowhere. */
+static int find_name(const char *value, const char *const *names)
+{
+	for (int i = 0; names[i]; ++i)
+		if (strcmp(value, names[i]) == 0)
+			return i;
+	return -1;
+}
+
 /* Of products (precision) or of keys and values (kv-type). */
 static int judge_precision(const char *what, const char *value, void *to, struct diag *diag)
 {
 	static const char *const names[] = {
-		[MODEL_AUTO] = "auto", [MODEL_F32] = "f32", [MODEL_BF16] = "bf16", [MODEL_INT8] = "int8"
+		[MODEL_AUTO] = "auto", [MODEL_F32] = "f32", [MODEL_BF16] = "bf16", [MODEL_INT8] = "int8", NULL
 	};
+	int i = find_name(value, names);
 
-	for (unsigned i = 0; i < sizeof(names) / sizeof(*names); ++i)
-		if (strcmp(value, names[i]) == 0) {
-			*(enum model_precision *)to = (enum model_precision)i;
-			return OPTIONS_OK;
-		}
-	return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, f32, bf16 or int8", what, value);
+	if (i < 0)
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, f32, bf16 or int8", what, value);
+	*(enum model_precision *)to = (enum model_precision)i;
+	return OPTIONS_OK;
+}
+
+static int judge_prefix(const char *what, const char *value, void *to, struct diag *diag)
+{
+	static const char *const names[] = {
+		[SCHED_PREFIX_USER] = "user", [SCHED_PREFIX_SHARED] = "shared", [SCHED_PREFIX_OFF] = "off", NULL
+	};
+	int i = find_name(value, names);
+
+	if (i < 0)
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be user, shared or off", what, value);
+	*(enum sched_prefix *)to = (enum sched_prefix)i;
+	return OPTIONS_OK;
 }
 
 static int judge_isa(const char *what, const char *value, void *to, struct diag *diag)
@@ -152,8 +173,11 @@ static const struct option table[] = {
 	  "memory for keys, values and adapters (K, M, G; default: 1/4 of RAM, at most 4G; what a GPU has left)",
 	  judge_bytes, offsetof(struct options, device_memory) },
 	{ "host-cache", "BYTES",
-	  "the part of it that adapters may take (default: half); with a GPU host memory of their own", judge_bytes,
+	  "the part of it that adapters may take (default: 15/16); with a GPU host memory of their own", judge_bytes,
 	  offsetof(struct options, host_cache) },
+	{ "prefix-cache", "user|shared|off",
+	  "keys and values computed for a prompt's beginning serve later requests of that user, of all, of none (default: user)",
+	  judge_prefix, offsetof(struct options, prefix) },
 	{ "cuda-graphs", "on|off", "record steps of decodes and replay them (default: off)", judge_switch,
 	  offsetof(struct options, cuda_graphs) },
 	{ "context", "N", "most tokens of one request (default: the model's)", judge_context,

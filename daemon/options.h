@@ -11,6 +11,7 @@
 #include "daemon/base/error.h"
 #include "daemon/format/conf.h"
 #include "daemon/model/model.h"
+#include "daemon/sched/sched.h"
 
 #define OPTIONS_ISA_AUTO (-1)
 
@@ -23,6 +24,7 @@ struct options {
 	uint32_t cuda_number;
 	bool cuda_graphs;
 	enum model_precision precision, kv_type;
+	enum sched_prefix prefix;
 	int isa;                  /* enum kern_isa or OPTIONS_ISA_AUTO */
 	uint64_t threads, context;
 	uint64_t device_memory, host_cache;

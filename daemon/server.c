@@ -115,6 +115,15 @@ static void on_cache_changed(void *userdata)
 		sched_wake(server->parts.sched);
 }
 
+/* Any thread: what the pool's other user has not used for so long. */
+static bool yield_kv(void *userdata, size_t bytes, uint64_t idle_ns)
+{
+	struct server *server = userdata;
+	uint64_t most = UINT64_MAX / SCHED_KV_WORTH;
+
+	return kv_evict(server->parts.kv, bytes, idle_ns < most ? idle_ns * SCHED_KV_WORTH : UINT64_MAX);
+}
+
 static int make_cache(struct server *server)
 {
 	struct parts *parts = &server->parts;
@@ -139,6 +148,7 @@ static int make_cache(struct server *server)
 		.memory = server->compute.backend->device,
 		.device = server->compute.device,
 		.changed = on_cache_changed,
+		.yield = yield_kv,
 		.userdata = server,
 	};
 	return error_trace(cache_new(&parts->cache, &cache_options));
@@ -164,6 +174,7 @@ static int make_engine(struct server *server)
 		.kv = parts->kv,
 		.step = server->compute.step,
 		.limits = server->compute.limits,
+		.prefix = server->options->prefix,
 		.device_lost = on_device_lost,
 		.userdata = server,
 	};

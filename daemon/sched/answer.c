@@ -237,6 +237,7 @@ void answer_done(struct request *request, enum answer_finish finish, uint64_t no
 		.finish = (uint32_t)finish,
 		.prompt_tokens = request->n_prompt,
 		.generated_tokens = request_n_generated(request),
+		.cached_tokens = request->n_cached,
 		.adapters = request->used,
 		.n_adapters = request->n_adapters,
 	};

@@ -12,7 +12,7 @@
  * not read yet. A request that is cancelled, fails or loses its client leaves from any place. Independent of its place, a
  * request with something unsent is on `unsent` as well; one with an unsent token runs no further until its client has read.
  *
- * This file keeps the places; start.c decides who starts and who yields memory, runner.c runs a turn.
+ * This file keeps the places; start.c decides who starts, memory.c who gets and yields memory, runner.c runs a turn.
  */
 #include "daemon/sched/engine.h"
 
@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "daemon/model/prefix.h"
 #include "daemon/sched/answer.h"
 
 static int alloc_step(struct engine *engine, const struct step_limits *limits)
@@ -113,6 +114,7 @@ void engine_place(struct engine *engine, struct request *request, enum request_p
 /* Give back what only a running request holds. */
 void engine_release(struct engine *engine, struct request *request)
 {
+	prefix_keep_tail(engine->options.kv, &request->kv, request->token, request->n_computed);
 	kv_drop(engine->options.kv, &request->kv);
 	if (request->held)
 		for (uint32_t i = 0; i < request->n_adapters; ++i)

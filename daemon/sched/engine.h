@@ -69,6 +69,8 @@ void engine_fail(struct engine *engine, struct request *request, int code, const
 void engine_after_result(struct engine *engine, struct request *request, uint64_t now_ns);
 void engine_send_unsent(struct engine *engine, uint64_t now_ns);
 void engine_start_waiting(struct engine *engine, uint64_t now_ns);        /* start.c */
-void engine_reserve_kv(struct engine *engine);                            /* start.c */
+int engine_take_kv(struct engine *engine, struct request *request);       /* memory.c */
+void engine_fail_without_kv(struct engine *engine, struct request *request, int result);
+void engine_reserve_kv(struct engine *engine);
 
 #endif

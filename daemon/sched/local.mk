@@ -8,6 +8,7 @@ daemon_sched_libsched_la_SOURCES = \
 	daemon/sched/engine.c daemon/sched/engine.h \
 	daemon/sched/inbox.c daemon/sched/inbox.h \
 	daemon/sched/listing.c daemon/sched/listing.h \
+	daemon/sched/memory.c \
 	daemon/sched/request.c daemon/sched/request.h \
 	daemon/sched/runner.c \
 	daemon/sched/sched.c daemon/sched/sched.h \

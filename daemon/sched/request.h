@@ -39,6 +39,7 @@ struct request {
 	/* All tokens so far: the prompt, then what was generated. The first n_computed have their keys and values. */
 	uint32_t *token;          /* [room] */
 	uint32_t n_tokens, n_prompt, n_computed, room;
+	uint32_t n_cached;        /* of the prompt: were there when it first started */
 	struct kv_seq kv;
 
 	struct cache *cache;

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "daemon/model/prefix.h"
 #include "daemon/sched/engine.h"
 
 /* Rows for everyone who runs. Fills item[] and in_step[], both [n_running]. Return: rows of the step. */
@@ -68,6 +69,7 @@ static uint32_t build_step(struct engine *engine)
 			.n_tokens = engine->item[i].rows,
 			.position = request->n_computed,
 			.kv = &request->kv,
+			.copy_from = prefix_source(&request->kv),
 			.adapter = request->lora,
 			.n_adapters = request->n_adapters,
 			.result = result,
@@ -87,6 +89,8 @@ static void take_result(struct engine *engine, struct request *request, const st
 		(void)answer_send_unsent(request);
 	}
 	request->n_computed += seq->n_tokens;
+	prefix_copied(engine->options.kv, &request->kv);
+	prefix_computed(engine->options.kv, &request->kv, request->token, request->n_computed);
 	if (seq->output == STEP_OUTPUT_NONE)
 		return;
 	if (!request->first_ns) {

@@ -14,6 +14,11 @@
 
 struct sched;
 
+#define SCHED_KV_WORTH 8u /* an unused KV block counts as used so many times more lately than it was: see memory.c */
+
+/* Whose requests may begin with keys and values that others' requests computed. */
+enum sched_prefix { SCHED_PREFIX_USER /* each user's own */, SCHED_PREFIX_SHARED /* everybody's */, SCHED_PREFIX_OFF };
+
 struct sched_options {
 	const struct model *model;
 	struct store *store;
@@ -21,12 +26,14 @@ struct sched_options {
 	struct kv *kv;
 	struct step *step;
 	struct step_limits limits;
+	enum sched_prefix prefix;
 	void (*device_lost)(void *userdata, const struct kern_failure *why); /* engine thread; it steps no more */
 	void *userdata;
 };
 
 struct sched_stats {
 	uint64_t steps, rows, prompt_tokens, generated_tokens;
+	uint64_t prefix_asked_tokens, prefix_hit_tokens; /* of prompts, and what of them was there */
 	uint64_t requests, finished, failed, cancelled, preempted;
 	uint64_t adapters_in_steps;  /* sum over steps of distinct adapters: / steps = adapters per step */
 	uint64_t max_adapters;       /* most distinct adapters in one step */

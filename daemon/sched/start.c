@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who starts, and who yields memory
+ * Who starts
  *
  * First come, first served, with one exception that the whole daemon is about: a request whose adapter is being paged in
  * lets those behind it pass, so that reading from the disk never idles the model. To start, a request needs a place in
@@ -11,11 +11,11 @@
  *                                 running requests end and room appears
  *   no KV blocks                  the rest of the queue waits: smaller ones must not starve a large one
  *
- * A request holds adapters either all or not at all; waiting with half of them could wait for another's half for ever.
+ *   its prompt's beginning is     others pass: computing it twice would take longer than to wait
+ *   being computed
  *
- * While running, a request takes one more KV block now and then. If there is none, unused adapters are evicted first,
- * then a request is preempted (batch.c says which). The oldest request is never preempted for another, so the head of
- * the queue always gets on.
+ * A request holds adapters either all or not at all; waiting with half of them could wait for another's half for ever.
+ * Memory for keys and values, and who yields it, is memory.c's.
  */
 #include <assert.h>
 #include <errno.h>
@@ -100,88 +100,6 @@ static int code_of(int cache_result)
 	}
 }
 
-/* ---- KV blocks ---- */
-
-/* Blocks for all tokens so far; unused adapters give way. */
-static int reserve_kv(struct engine *engine, struct request *request)
-{
-	struct kv *kv = engine->options.kv;
-	int r;
-
-	while ((r = kv_reserve(kv, &request->kv, request->n_tokens)) == KV_E_FULL)
-		if (!cache_shrink(engine->options.cache, kv_block_bytes(kv), 0))
-			return KV_E_FULL;
-	return error_trace(r);
-}
-
-static void fail_without_kv(struct engine *engine, struct request *request, int result)
-{
-	if (result == KV_E_FULL)
-		engine_fail(engine, request, ENOMEM, "no memory for the keys and values of this request");
-	else
-		engine_fail(engine, request, EIO, "the daemon ran out of memory");
-}
-
-static void preempt(struct engine *engine, struct request *request)
-{
-	engine_release(engine, request);
-	request->n_computed = 0;
-	engine->stats.preempted++;
-	engine_place(engine, request, REQUEST_WAITING);
-}
-
-static struct request *choose_victim(struct engine *engine)
-{
-	struct request *request;
-	size_t n = 0, chosen;
-
-	list_for_each(request, &engine->running, link)
-		engine->victim[n++] = (struct batch_victim){
-			.arrived_ns = request->ipc->arrived_ns,
-			.ready = !request_is_stuck(request),
-			.holds = request->kv.n_blocks > 0,
-		};
-	chosen = batch_choose_victim(engine->victim, n);
-	list_for_each(request, &engine->running, link)
-		if (chosen-- == 0)
-			return request;
-	return NULL;
-}
-
-/* Blocks for a running request's next step, at the expense of others or of itself. */
-static void reserve_or_preempt(struct engine *engine, struct request *request)
-{
-	int r;
-
-	while ((r = reserve_kv(engine, request)) == KV_E_FULL) {
-		struct request *victim = choose_victim(engine);
-
-		if (!victim || (victim == request && engine->n_running == 1))
-			break;
-		preempt(engine, victim);
-		if (victim == request)
-			return;
-	}
-	if (r)
-		fail_without_kv(engine, request, r);
-}
-
-/**
- * engine_reserve_kv() - KV blocks for the next step of everyone who runs, oldest first
- */
-void engine_reserve_kv(struct engine *engine)
-{
-	struct request *request;
-	uint32_t n = 0;
-
-	/* Preemption changes the list, so walk a copy; who was preempted meanwhile is passed over. */
-	list_for_each(request, &engine->running, link)
-		engine->in_step[n++] = request;
-	for (uint32_t i = 0; i < n; ++i)
-		if (engine->in_step[i]->place == REQUEST_RUNNING && !request_is_stuck(engine->in_step[i]))
-			reserve_or_preempt(engine, engine->in_step[i]);
-}
-
 /* ---- start ---- */
 
 static void note_start(struct engine *engine, struct request *request, uint64_t now_ns)
@@ -191,6 +109,9 @@ static void note_start(struct engine *engine, struct request *request, uint64_t 
 	if (request->started_ns)
 		return; /* again, after a preemption */
 	request->started_ns = now_ns;
+	request->n_cached = request->n_computed;
+	engine->stats.prefix_asked_tokens += request->n_prompt;
+	engine->stats.prefix_hit_tokens += request->n_cached;
 	hist_add(&engine->stats.queue, waited > request->page_in_ns ? waited - request->page_in_ns : 0);
 	if (request->n_adapters)
 		hist_add(&engine->stats.page_in, request->page_in_ns);
@@ -198,14 +119,14 @@ static void note_start(struct engine *engine, struct request *request, uint64_t 
 
 static enum start start_held(struct engine *engine, struct request *request, uint64_t now_ns)
 {
-	int r = reserve_kv(engine, request);
+	int r = engine_take_kv(engine, request);
 
-	if (r == KV_E_FULL && (!list_empty(&engine->running) || is_loading(engine))) {
+	if (r == KV_E_PENDING || (r == KV_E_FULL && (!list_empty(&engine->running) || is_loading(engine)))) {
 		engine_release(engine, request);
-		return START_BAR;
+		return r == KV_E_PENDING ? START_PASS : START_BAR;
 	}
 	if (r) {
-		fail_without_kv(engine, request, r);
+		engine_fail_without_kv(engine, request, r);
 		return START_RUNS;
 	}
 	for (uint32_t i = 0; i < request->n_adapters; ++i)

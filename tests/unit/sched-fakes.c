@@ -25,7 +25,8 @@ static int draw_letter(uint32_t hash)
 
 void fakes_reset(void)
 {
-	fakes = (struct fakes){ .kv_blocks = 100000, .draw = draw_letter };
+	fakes = (struct fakes){ .draw = draw_letter };
+	fakes_memory(4096, 0);
 	for (unsigned i = 0; i < 8; ++i)
 		fakes.adapter[i].number = (uint8_t)i;
 }
@@ -233,40 +234,49 @@ int chat_render(enum chat_template chat, const char *text, size_t bytes, char **
 
 /* ---- KV: the blocks hold the tokens themselves ---- */
 
-int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens)
-{
-	uint32_t want = (n_tokens + FAKE_BLOCK - 1) / FAKE_BLOCK;
+#define CACHE_BLOCKS_MAX 64
 
-	(void)kv;
-	if (want <= seq->n_blocks)
-		return KV_OK;
-	if (fakes.kv_used + (want - seq->n_blocks) > fakes.kv_blocks)
-		return KV_E_FULL;
-	seq->block = realloc(seq->block, want * sizeof(void *));
-	for (; seq->n_blocks < want; seq->n_blocks++, fakes.kv_used++)
-		seq->block[seq->n_blocks] = calloc(FAKE_BLOCK, sizeof(uint32_t));
-	return KV_OK;
+static struct pool *pool;
+static void *region;
+static struct pool_run of_cache[CACHE_BLOCKS_MAX];
+
+static void must(bool is)
+{
+	if (!is)
+		abort();
 }
 
-void kv_drop(struct kv *kv, struct kv_seq *seq)
+static void free_memory(void)
 {
-	(void)kv;
-	for (; seq->n_blocks; seq->n_blocks--, fakes.kv_used--)
-		free(seq->block[seq->n_blocks - 1]);
-	free(seq->block);
-	*seq = (struct kv_seq)KV_SEQ_NULL;
+	while (fakes.cache_blocks)
+		pool_release(pool, POOL_ADAPTERS, of_cache[--fakes.cache_blocks]);
+	fakes.kv = kv_free(fakes.kv);
+	pool = pool_free(pool);
+	free(region);
+	region = NULL;
 }
 
-size_t kv_block_bytes(const struct kv *kv)
+void fakes_end(void)
 {
-	(void)kv;
-	return 1;
+	struct kv_stats stats;
+
+	kv_read_stats(fakes.kv, &stats);
+	must(!stats.used);
+	free_memory();
 }
 
-uint64_t kv_max_tokens(const struct kv *kv)
+void fakes_memory(unsigned blocks, unsigned cache_blocks)
 {
-	(void)kv;
-	return (uint64_t)fakes.kv_blocks * FAKE_BLOCK;
+	static const struct kv_shape shape = { .n_layers = 1, .n_kv_heads = 8, .head_dim = 64, .dtype = KERN_F32 };
+	size_t bytes = (size_t)(blocks + cache_blocks) * POOL_PAGE, huge = 2u << 20;
+
+	free_memory();
+	region = aligned_alloc(huge, (bytes + huge - 1) / huge * huge);
+	must(region && cache_blocks <= CACHE_BLOCKS_MAX);
+	must(pool_new(&pool, region, bytes) == 0 && kv_new(&fakes.kv, pool, &shape) == 0);
+	must(kv_layout(fakes.kv)->block_tokens == FAKE_BLOCK && kv_block_bytes(fakes.kv) == POOL_PAGE);
+	for (; fakes.cache_blocks < cache_blocks; ++fakes.cache_blocks)
+		must(pool_alloc(pool, POOL_ADAPTERS, 1, &of_cache[fakes.cache_blocks]) == POOL_OK);
 }
 
 static uint32_t *kv_token(const struct kv_seq *seq, uint32_t position)
@@ -299,6 +309,8 @@ static uint32_t hash_of(const struct step_seq *seq, uint32_t end)
 static void run_seq(const struct step_seq *seq)
 {
 	assert(seq->n_tokens && !seq->kv->n_blocks == 0);
+	if (seq->copy_from)
+		memcpy(seq->kv->block[seq->position / FAKE_BLOCK], seq->copy_from, FAKE_BLOCK * sizeof(uint32_t));
 	for (uint32_t i = 0; i < seq->n_tokens; ++i)
 		*kv_token(seq->kv, seq->position + i) = seq->token[i];
 	if (seq->output == STEP_OUTPUT_LAST)
@@ -425,12 +437,19 @@ const struct step_lora *cache_lora(const struct cache_adapter *adapter)
 bool cache_shrink(struct cache *cache, size_t bytes, uint64_t idle_ns)
 {
 	(void)cache;
+	(void)bytes;
 	(void)idle_ns;
 	if (!fakes.cache_blocks)
 		return false;
-	fakes.cache_blocks -= (unsigned)bytes;
-	fakes.kv_blocks += (unsigned)bytes;
+	pool_release(pool, POOL_ADAPTERS, of_cache[--fakes.cache_blocks]);
 	return true;
+}
+
+uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns)
+{
+	(void)cache;
+	(void)now_ns;
+	return fakes.cache_blocks;
 }
 
 void cache_read_stats(struct cache *cache, struct cache_stats *ret)

@@ -4,12 +4,13 @@
 #define SCHED_FAKES_H
 
 #include "daemon/cache/cache.h"
+#include "daemon/model/kv.h"
 #include "daemon/ipc/ipc.h"
 #include "daemon/sched/request.h"
 
 #define FAKE_VOCAB 256        /* token i is the byte i; 0 ends an answer, 1 is special */
 #define FAKE_CONTEXT 4096
-#define FAKE_BLOCK 4          /* tokens of a KV block */
+#define FAKE_BLOCK 16         /* tokens of a KV block */
 #define FAKE_SENT_MAX 4096
 
 struct cache_adapter {
@@ -39,8 +40,8 @@ struct ipc_session {
 };
 
 struct fakes {
-	unsigned kv_blocks, kv_used;      /* the budget, and what is taken */
-	unsigned cache_blocks;            /* what cache_shrink() can still give */
+	struct kv *kv;                    /* a real one, over memory where tokens stand for their keys */
+	unsigned cache_blocks;            /* what cache_shrink() can still give of it */
 	unsigned loading;
 	int step_result;
 	struct kern_failure failure;      /* what step_failure() tells */
@@ -52,6 +53,8 @@ struct fakes {
 
 extern struct fakes fakes;
 void fakes_reset(void);
+void fakes_end(void);                                           /* all memory must have been given back */
+void fakes_memory(unsigned blocks, unsigned cache_blocks);      /* a new fakes.kv; while nobody has blocks */
 
 /* A request as ipc makes it, of a prompt of plain tokens. */
 struct ipc_request *fake_request(struct ipc_session *session, uint64_t id, const char *prompt, unsigned n);

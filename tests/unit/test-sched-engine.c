@@ -26,7 +26,7 @@ static uint64_t now;
 
 static void start(uint32_t rows, uint32_t seqs)
 {
-	const struct sched_options options = { .limits = { .rows = rows, .seqs = seqs } };
+	const struct sched_options options = { .kv = fakes.kv, .limits = { .rows = rows, .seqs = seqs } };
 
 	ck_assert_int_eq(engine_init(&engine, &options), 0);
 }
@@ -41,6 +41,13 @@ static void setup(void)
 	start(16, 8);
 }
 
+/* While nobody runs. */
+static void memory(unsigned blocks, unsigned cache_blocks)
+{
+	fakes_memory(blocks, cache_blocks);
+	engine.options.kv = fakes.kv;
+}
+
 /* Nothing may be left of any request. */
 static void teardown(void)
 {
@@ -50,7 +57,7 @@ static void teardown(void)
 	charges_deinit(&charges);
 	ck_assert_uint_eq(session->refs, 0);
 	ck_assert_uint_eq(fakes.requests, 0);
-	ck_assert_uint_eq(fakes.kv_used, 0);
+	fakes_end();
 	for (int i = 0; i < 8; ++i) {
 		ck_assert_uint_eq(fakes.adapter[i].refs, 0);
 		ck_assert_uint_eq(fakes.adapter[i].holds, 0);
@@ -60,7 +67,7 @@ static void teardown(void)
 
 static int admit_one(struct ipc_request *ipc, struct request **ret, struct diag *diag)
 {
-	const struct admit admit = { .charges = &charges };
+	const struct admit admit = { .kv = fakes.kv, .charges = &charges };
 
 	return admit_request(&admit, ipc, ret, diag);
 }
@@ -360,7 +367,7 @@ START_TEST(preempted_requests_lose_nothing)
 
 	for (unsigned i = 0; i < 5; ++i)
 		alone(with_adapter(i, i, 1), wanted[i]);
-	fakes.kv_blocks = 12; /* 48 tokens for five requests of 21 each */
+	memory(6, 0); /* five requests come to two blocks each */
 	for (unsigned i = 0; i < 5; ++i)
 		add(with_adapter(i, i, 1));
 	run_out();
@@ -379,7 +386,7 @@ START_TEST(preempted_scores_are_sent_once)
 
 	engine_deinit(&engine);
 	start(4, 4);
-	fakes.kv_blocks = 14;
+	memory(5, 0);
 	add(fake_request(session, 1, "old", 30));
 	ipc->kind = IPC_SCORE;
 	add(ipc);
@@ -390,9 +397,8 @@ END_TEST
 
 START_TEST(unused_adapters_go_before_requests)
 {
-	fakes.cache_blocks = 20;
+	memory(1, 20);
 	add(fake_request(session, 1, "12345678", 30));
-	fakes.kv_blocks = 3;
 	run_out();
 	ends(1, LC_FINISH_LENGTH, 30);
 	ck_assert_uint_eq(engine.stats.preempted, 0);
@@ -402,9 +408,95 @@ END_TEST
 START_TEST(alone_without_memory_is_an_error)
 {
 	add(fake_request(session, 1, "12345678", 30));
-	fakes.kv_blocks = 4;
+	memory(2, 0);
 	run_out();
 	ck_assert_uint_eq(fake_count(session, 1, 'e'), 1);
+}
+END_TEST
+
+/* ---- prompts that begin alike ---- */
+
+static const char alike[] = "A beginning of some length that many requests have in common, and then ";
+
+static void add_alike(uint64_t id, uint32_t uid, float scale)
+{
+	char prompt[LONG];
+	struct ipc_request *ipc;
+
+	(void)snprintf(prompt, sizeof(prompt), "%sno. %u", alike, (unsigned)id % 8);
+	ipc = fake_request(session, id, prompt, 10);
+	ipc->uid = uid;
+	fake_adapter(ipc, 2, scale);
+	add(ipc);
+}
+
+START_TEST(a_common_beginning_is_computed_once)
+{
+	uint32_t n = sizeof(alike) - 1 + 5;
+	char wanted[8][LONG], text[LONG];
+
+	for (uint64_t id = 0; id < 8; ++id) {
+		memory(4096, 0); /* forgets */
+		add_alike(id, 1, 1);
+		run_out();
+		fake_text(session, id, wanted[id]);
+		ck_assert_uint_eq(ends(id, LC_FINISH_LENGTH, 10)->cached_tokens, 0);
+	}
+	memory(4096, 0);
+	session->n_sent = 0;
+	engine.stats = (struct sched_stats){ 0 };
+	for (uint64_t id = 0; id < 8; ++id)
+		add_alike(id, 1, 1);
+	turns(2); /* of 16 rows each: the others wait for the first, and compute nothing */
+	ck_assert_uint_eq(engine.n_running, 1);
+	run_out();
+	for (uint64_t id = 0; id < 8; ++id) {
+		fake_text(session, id, text);
+		ck_assert_str_eq(text, wanted[id]);
+		ck_assert_uint_eq(ends(id, LC_FINISH_LENGTH, 10)->cached_tokens, id ? 64 : 0);
+	}
+	ck_assert_uint_eq(engine.stats.prompt_tokens, n + 7 * (n - 64));
+	ck_assert_uint_eq(engine.stats.prefix_hit_tokens, 7 * 64);
+	session->n_sent = 0;
+	add_alike(9, 1, 1); /* as no. 1, and found to the last token but one */
+	run_out();
+	ck_assert_uint_eq(ends(9, LC_FINISH_LENGTH, 10)->cached_tokens, n - 1);
+}
+END_TEST
+
+START_TEST(who_may_share)
+{
+	add_alike(1, 1, 1);
+	run_out();
+	add_alike(2, 1, 0.5F); /* another scale: other keys and values */
+	run_out();
+	ck_assert_uint_eq(ends(2, LC_FINISH_LENGTH, 10)->cached_tokens, 0);
+	add_alike(3, 2, 1);    /* another user could learn by the clock what others ask */
+	run_out();
+	ck_assert_uint_eq(ends(3, LC_FINISH_LENGTH, 10)->cached_tokens, 0);
+	engine.options.prefix = SCHED_PREFIX_SHARED;
+	add_alike(4, 1, 1);
+	run_out();
+	add_alike(5, 2, 1);
+	run_out();
+	ck_assert_uint_ge(ends(5, LC_FINISH_LENGTH, 10)->cached_tokens, 64);
+	engine.options.prefix = SCHED_PREFIX_OFF;
+	add_alike(6, 1, 1);
+	run_out();
+	ck_assert_uint_eq(ends(6, LC_FINISH_LENGTH, 10)->cached_tokens, 0);
+}
+END_TEST
+
+/* The one the others wait for is cancelled: the next computes it. */
+START_TEST(nobody_waits_for_one_who_left)
+{
+	for (uint64_t id = 0; id < 3; ++id)
+		add_alike(id, 1, 1);
+	turns(2);
+	engine_cancel(&engine, session, 0, now);
+	run_out();
+	for (uint64_t id = 1; id < 3; ++id)
+		ends(id, LC_FINISH_LENGTH, 10);
 }
 END_TEST
 
@@ -591,7 +683,7 @@ START_TEST(values_are_judged)
 	REFUSE(EINVAL, "a1", fake_adapter(ipc, 1, NAN));
 	REFUSE(ENOENT, "a9", fake_adapter(ipc, 9, 1));
 	REFUSE(EINVAL, "another base", fakes.adapter[3].result = CACHE_E_UNFIT; fake_adapter(ipc, 3, 1));
-	REFUSE(EINVAL, "memory holds 8", fakes.kv_blocks = 2; ipc->max_tokens = 8);
+	REFUSE(EINVAL, "memory holds 32", memory(2, 0); ipc->max_tokens = 32);
 }
 END_TEST
 
@@ -638,6 +730,9 @@ int main(void)
 	tcase_add_test(tc, preempted_scores_are_sent_once);
 	tcase_add_test(tc, unused_adapters_go_before_requests);
 	tcase_add_test(tc, alone_without_memory_is_an_error);
+	tcase_add_test(tc, a_common_beginning_is_computed_once);
+	tcase_add_test(tc, who_may_share);
+	tcase_add_test(tc, nobody_waits_for_one_who_left);
 	tcase_add_test(tc, slow_client_loses_nothing);
 	tcase_add_test(tc, client_that_never_reads_is_cancelled);
 	tcase_add_test(tc, cancel_in_any_place);

@@ -17,9 +17,10 @@ static struct ipc_session *session;
 
 static void setup(void)
 {
-	const struct sched_options options = { .limits = { .rows = 16, .seqs = 8 } };
+	struct sched_options options = { .limits = { .rows = 16, .seqs = 8 } };
 
 	fakes_reset();
+	options.kv = fakes.kv;
 	session = calloc(1, sizeof(*session));
 	session->room = FAKE_SENT_MAX;
 	ck_assert_int_eq(sched_new(&sched, &options), 0);
@@ -30,7 +31,7 @@ static void teardown(void)
 	sched = sched_free(sched);
 	ck_assert_uint_eq(session->refs, 0);
 	ck_assert_uint_eq(fakes.requests, 0);
-	ck_assert_uint_eq(fakes.kv_used, 0);
+	fakes_end();
 	free(session);
 }
 
