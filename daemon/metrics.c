@@ -38,6 +38,8 @@ static const struct metric table[] = {
 	{ "requests_finished_total", "Requests that ended by a stop or their length.", COUNTER, AT(sched.finished) },
 	{ "requests_failed_total", "Requests that ended with an error after they were admitted.", COUNTER,
 	  AT(sched.failed) },
+	{ "requests_turned_away_total", "Requests that found a full queue, or whose target or deadline was out of reach.", COUNTER,
+	  AT(sched.turned_away) },
 	{ "requests_cancelled_total", "Requests cancelled or left by their client.", COUNTER, AT(sched.cancelled) },
 	{ "requests_refused_total", "Requests refused at admission.", COUNTER, AT(ipc.refused) },
 	{ "requests_running", "Requests that share the steps now.", GAUGE_U32, AT(sched.running) },

@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@
 #define THREADS_MAX 1024
 #define CONTEXT_MAX (1u << 24)
 #define KEY_MAX 32
+#define WEIGHT_LEAST 0.01
+#define WEIGHT_MOST 1000.0
 
 typedef int judge_fn(const char *what, const char *value, void *to, struct diag *diag);
 
@@ -113,6 +116,88 @@ static int judge_prefix(const char *what, const char *value, void *to, struct di
 	return OPTIONS_OK;
 }
 
+static int judge_schedule(const char *what, const char *value, void *to, struct diag *diag)
+{
+	static const char *const names[] = { "fair", "fcfs", NULL };
+	int i = find_name(value, names);
+
+	if (i < 0)
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be fair or fcfs", what, value);
+	((struct sched_fairness *)to)->first_come = i == 1;
+	return OPTIONS_OK;
+}
+
+/* A user by name or number. */
+static bool find_uid(const char *text, uid_t *ret)
+{
+	const struct passwd *user = getpwnam(text);
+	uint64_t number = 0;
+
+	if (user)
+		*ret = user->pw_uid;
+	else if (conf_u64("", text, UINT32_MAX - 1, &number, NULL) == 0)
+		*ret = (uid_t)number;
+	else
+		return false;
+	return true;
+}
+
+/* One USER=WEIGHT. */
+static int judge_weight(const char *what, char *word, struct sched_fairness *to, struct diag *diag)
+{
+	struct sched_weight *weight = &to->weight[to->n_weights];
+	char *value = strchr(word, '='), *end;
+
+	if (!value)
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be USER=WEIGHT", what, word);
+	*value++ = '\0';
+	if (!find_uid(word, &weight->uid))
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: there is no such user", what, word);
+	weight->weight = strtod(value, &end);
+	if (end == value || *end || !(weight->weight >= WEIGHT_LEAST && weight->weight <= WEIGHT_MOST))
+		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s=%s: a weight is from %g to %g", what, word, value,
+				WEIGHT_LEAST, WEIGHT_MOST);
+	to->n_weights++;
+	return OPTIONS_OK;
+}
+
+static int judge_weights(const char *what, const char *value, void *to, struct diag *diag)
+{
+	_cleanup_free_ char *copy = strdup(value);
+	struct sched_fairness *fairness = to;
+	char *rest = copy, *word;
+	int r = OPTIONS_OK;
+
+	if (!copy)
+		return error_origin(-ENOMEM);
+	fairness->n_weights = 0;
+	while (!r && (word = strsep(&rest, ","))) {
+		if (fairness->n_weights == SCHED_WEIGHTS_MAX)
+			return diag_set(diag, OPTIONS_E_INVALID, "%s: more than %d users", what, SCHED_WEIGHTS_MAX);
+		r = judge_weight(what, word, fairness, diag);
+	}
+	return r;
+}
+
+static int judge_count(const char *what, const char *value, uint64_t most, uint32_t *to, struct diag *diag)
+{
+	uint64_t number = 0;
+	int r = conf_u64(what, value, most, &number, diag);
+
+	*to = (uint32_t)number;
+	return r ? OPTIONS_E_INVALID : OPTIONS_OK;
+}
+
+static int judge_queue_limit(const char *what, const char *value, void *to, struct diag *diag)
+{
+	return judge_count(what, value, UINT32_MAX, to, diag);
+}
+
+static int judge_batch_adapters(const char *what, const char *value, void *to, struct diag *diag)
+{
+	return judge_count(what, value, SCHED_BATCH_ADAPTERS_MAX, to, diag);
+}
+
 static int judge_isa(const char *what, const char *value, void *to, struct diag *diag)
 {
 	if (strcmp(value, "auto") == 0) {
@@ -178,6 +263,14 @@ static const struct option table[] = {
 	{ "prefix-cache", "user|shared|off",
 	  "keys and values computed for a prompt's beginning serve later requests of that user, of all, of none (default: user)",
 	  judge_prefix, offsetof(struct options, prefix) },
+	{ "schedule", "fair|fcfs", "whose request starts next: the user's that was served least, or whoever came first (default: fair)",
+	  judge_schedule, offsetof(struct options, fairness) },
+	{ "user-weights", "USER=W[,USER=W]...", "users (names or numbers) that are to be served more or less than others (default: 1 each)",
+	  judge_weights, offsetof(struct options, fairness) },
+	{ "queue-limit", "N", "most requests of one user that wait (default: 4096; 0: no limit)", judge_queue_limit,
+	  offsetof(struct options, fairness.queue_limit) },
+	{ "batch-adapters", "N", "most distinct adapters that run at once, up to 256 (default: 0, no limit)", judge_batch_adapters,
+	  offsetof(struct options, fairness.batch_adapters) },
 	{ "cuda-graphs", "on|off", "record steps of decodes and replay them (default: off)", judge_switch,
 	  offsetof(struct options, cuda_graphs) },
 	{ "context", "N", "most tokens of one request (default: the model's)", judge_context,

@@ -25,6 +25,7 @@ struct options {
 	bool cuda_graphs;
 	enum model_precision precision, kv_type;
 	enum sched_prefix prefix;
+	struct sched_fairness fairness;
 	int isa;                  /* enum kern_isa or OPTIONS_ISA_AUTO */
 	uint64_t threads, context;
 	uint64_t device_memory, host_cache;
@@ -47,7 +48,8 @@ struct options_environment {
 	const char *config;       /* read if it exists and --config is not given */
 };
 
-#define OPTIONS_NULL { .isa = OPTIONS_ISA_AUTO }
+#define OPTIONS_QUEUE_LIMIT 4096u
+#define OPTIONS_NULL { .isa = OPTIONS_ISA_AUTO, .fairness = { .queue_limit = OPTIONS_QUEUE_LIMIT } }
 
 int options_read(struct options *options, int argc, char **argv, const struct options_environment *environment,
 		 struct diag *diag);

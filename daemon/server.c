@@ -43,6 +43,7 @@
 #define DRAIN_NS (5 * NS_PER_S)          /* SIGTERM ends the daemon within 10 s, with room to spare */
 #define LOAD_EXTEND_NS (60 * NS_PER_S)   /* asked of systemd with every report of progress */
 #define SOCKET_MODE 0660
+#define LOOKAHEAD_BYTES (256u << 20)      /* of page-ins for requests that wait for something else */
 
 struct door {
 	const char *name;        /* in the socket unit */
@@ -149,6 +150,7 @@ static int make_cache(struct server *server)
 		.device = server->compute.device,
 		.changed = on_cache_changed,
 		.yield = yield_kv,
+		.lookahead_bytes = LOOKAHEAD_BYTES,
 		.userdata = server,
 	};
 	return error_trace(cache_new(&parts->cache, &cache_options));
@@ -175,6 +177,7 @@ static int make_engine(struct server *server)
 		.step = server->compute.step,
 		.limits = server->compute.limits,
 		.prefix = server->options->prefix,
+		.fairness = server->options->fairness,
 		.device_lost = on_device_lost,
 		.userdata = server,
 	};

@@ -8,7 +8,7 @@
  *      ^                  |
  *      '-----preempt------'
  *
- * Waiting requests hold nothing, running ones their KV blocks and adapters, leaving ones only text that their client has
+ * The order of those who wait is fair.c's; late.c turns away those that come too late. Waiting requests hold nothing, running ones their KV blocks and adapters, leaving ones only text that their client has
  * not read yet. A request that is cancelled, fails or loses its client leaves from any place. Independent of its place, a
  * request with something unsent is on `unsent` as well; one with an unsent token runs no further until its client has read.
  *
@@ -18,6 +18,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "daemon/model/prefix.h"
@@ -50,12 +51,14 @@ int engine_init(struct engine *engine, const struct sched_options *options)
 	list_init(&engine->running);
 	list_init(&engine->leaving);
 	list_init(&engine->unsent);
+	fair_init(&engine->fair, &options->fairness);
 	return error_trace(alloc_step(engine, &options->limits));
 }
 
 void engine_deinit(struct engine *engine)
 {
 	assert(engine_empty(engine));
+	fair_deinit(&engine->fair);
 	free(engine->seq);
 	free(engine->in_step);
 	free(engine->item);
@@ -82,17 +85,28 @@ static void insert_by_arrival(struct list *head, struct request *request)
 	list_insert_before(after->next, &request->link);
 }
 
+static void leave_place(struct engine *engine, struct request *request)
+{
+	list_unlink(&request->link);
+	if (request->place == REQUEST_WAITING) {
+		fair_leave(&engine->fair, request);
+		engine->n_waiting--;
+		engine->waiting_tokens -= request->n_prompt;
+	} else if (request->place == REQUEST_RUNNING) {
+		engine->n_running--;
+		request->user->stats.running--;
+	}
+}
+
 /**
- * engine_place() - move a request
+ * engine_place() - move a request; to those who wait it is taken into its user's queue besides
  * @engine:     the engine
  * @request:    a request without a place, or in one
  * @place:      where to; REQUEST_NOWHERE takes it out
  */
 void engine_place(struct engine *engine, struct request *request, enum request_place place)
 {
-	list_unlink(&request->link);
-	engine->n_waiting -= request->place == REQUEST_WAITING;
-	engine->n_running -= request->place == REQUEST_RUNNING;
+	leave_place(engine, request);
 	request->place = place;
 	switch (place) {
 	case REQUEST_NOWHERE:
@@ -100,10 +114,12 @@ void engine_place(struct engine *engine, struct request *request, enum request_p
 	case REQUEST_WAITING:
 		insert_by_arrival(&engine->waiting, request);
 		engine->n_waiting++;
+		engine->waiting_tokens += request->n_prompt;
 		break;
 	case REQUEST_RUNNING:
 		insert_by_arrival(&engine->running, request);
 		engine->n_running++;
+		request->user->stats.running++;
 		break;
 	case REQUEST_LEAVING:
 		list_append(&engine->leaving, &request->link);
@@ -176,6 +192,15 @@ void engine_fail(struct engine *engine, struct request *request, int code, const
 	remove_request(engine, request);
 }
 
+/* It is not served, through no fault of anybody. */
+void engine_turn_away(struct engine *engine, struct request *request, int code, uint32_t retry_ms, const char *text)
+{
+	answer_error(request, code, retry_ms, text);
+	engine_touch(engine, request->ipc->session);
+	engine->stats.turned_away++;
+	remove_request(engine, request);
+}
+
 static enum answer_finish finish_of(enum request_end end)
 {
 	return end == REQUEST_FULL_LENGTH ? ANSWER_LENGTH : ANSWER_STOP;
@@ -201,15 +226,29 @@ void engine_after_result(struct engine *engine, struct request *request, uint64_
 
 /* ---- what comes in ---- */
 
+/** engine_add() - take over an admitted request: it waits, or is turned away */
 void engine_add(struct engine *engine, struct request *request)
 {
+	uint32_t most = engine->options.fairness.queue_limit;
+	char text[96];
+
 	engine->stats.requests++;
 	if (request->ipc->kind == IPC_SCORE && request->n_prompt == 1) { /* one token: nothing precedes it */
 		request->end = REQUEST_SCORED;
 		engine_after_result(engine, request, clock_ns());
 		return;
 	}
-	engine_place(engine, request, REQUEST_WAITING);
+	request->user = fair_user(&engine->fair, request->ipc->uid);
+	if (!request->user) {
+		engine_fail(engine, request, EIO, "the daemon ran out of memory");
+	} else if (most && request->user->stats.waiting >= most) {
+		(void)snprintf(text, sizeof(text), "the queue is full: %u requests of this user wait", (unsigned)most);
+		request->user->stats.refused++;
+		engine_turn_away(engine, request, EAGAIN, engine_retry_ms(engine), text);
+	} else {
+		fair_arrive(&engine->fair, request);
+		engine_place(engine, request, REQUEST_WAITING);
+	}
 }
 
 static struct request *find_in(struct list *head, const struct ipc_session *session, uint64_t id)

@@ -30,6 +30,8 @@ struct request_unsent {
 
 struct request {
 	struct list link;         /* the engine's list of its place */
+	struct fair_user *user;   /* once it is the engine's */
+	struct list user_link;    /* that one's queue, while waiting */
 	struct list unsent_link;  /* the engine's list of requests that have something to send */
 	enum request_place place;
 	struct ipc_request *ipc;  /* what the client sent; its session is whom to answer */
@@ -60,7 +62,7 @@ struct request {
 	enum request_end end;
 
 	/* Monotonic times; 0: not yet. */
-	uint64_t started_ns, first_ns, pending_ns, no_room_ns, stuck_ns;
+	uint64_t started_ns, first_ns, pending_ns, no_room_ns, stuck_ns, apart_ns;
 	uint64_t page_in_ns;      /* sum of the times spent waiting for adapters */
 };
 

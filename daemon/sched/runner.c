@@ -84,6 +84,8 @@ static uint32_t build_step(struct engine *engine)
 static void take_result(struct engine *engine, struct request *request, const struct step_seq *seq, uint64_t now_ns)
 {
 	engine->stats.prompt_tokens += seq->position < request->n_prompt ? seq->n_tokens : 0;
+	for (uint32_t i = 0; i < request->n_adapters; ++i)
+		cache_note_tokens(request->adapter[i], seq->n_tokens);
 	if (seq->output == STEP_OUTPUT_ALL) {
 		answer_scores(request, seq->result, seq->n_tokens);
 		(void)answer_send_unsent(request);
@@ -99,6 +101,7 @@ static void take_result(struct engine *engine, struct request *request, const st
 	}
 	if (seq->output == STEP_OUTPUT_LAST) {
 		engine->stats.generated_tokens++;
+		fair_generated(request);
 		if (answer_token(request, engine->options.model, seq->result) < 0) {
 			engine_fail(engine, request, EIO, "the daemon ran out of memory");
 			return;
@@ -166,6 +169,27 @@ static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
 		take_result(engine, engine->in_step[i], &engine->seq[i], now_ns + took);
 }
 
+/* Prompt tokens that are behind us, computed or found. */
+static uint64_t prompts_done(const struct engine *engine)
+{
+	return engine->stats.prompt_tokens + engine->stats.prefix_hit_tokens;
+}
+
+static bool has_prompts(const struct engine *engine)
+{
+	return engine->n_waiting > 0 || engine_running_prompts(engine) > 0;
+}
+
+/* How long prompts take, from turn to turn as long as there are any. */
+static void note_pace(struct engine *engine, uint64_t done)
+{
+	uint64_t now_ns = clock_ns();
+
+	if (engine->paced_ns)
+		estimate_note(&engine->estimate, done, now_ns - engine->paced_ns);
+	engine->paced_ns = has_prompts(engine) ? now_ns : 0;
+}
+
 /**
  * engine_turn() - one turn of the step loop
  * @engine:     the engine
@@ -177,18 +201,23 @@ static void run_step(struct engine *engine, uint32_t n, uint64_t now_ns)
  */
 enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 {
+	uint64_t before = prompts_done(engine);
 	uint32_t rows;
 
+	if (!engine->paced_ns && has_prompts(engine))
+		engine->paced_ns = clock_ns();
 	if (engine->lost.code)
 		engine_fail_all(engine, EIO, "the device failed, the daemon is ending");
 	cache_begin_turn(engine->options.cache);
 	engine_send_unsent(engine, now_ns);
+	engine_expire(engine, now_ns);
 	engine_start_waiting(engine, now_ns);
 	engine_reserve_kv(engine);
 	rows = share_rows(engine);
 	if (rows)
 		run_step(engine, build_step(engine), now_ns);
 	engine_flush(engine);
+	note_pace(engine, prompts_done(engine) - before);
 	engine->stats.running = engine->n_running;
 	engine->stats.waiting = engine->n_waiting;
 	return rows ? ENGINE_BUSY : ENGINE_IDLE;

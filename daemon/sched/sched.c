@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/base/cleanup.h"
 #include "daemon/base/clock.h"
@@ -24,7 +25,8 @@
 #include "daemon/sched/inbox.h"
 #include "daemon/sched/listing.h"
 
-#define IDLE_WAIT_NS (1 * NS_PER_S) /* the longest sleep: looks for clients that stopped reading for good */
+#define LONG_WAIT_NS (1 * NS_PER_S)
+#define USERS_NS (100 * NS_PER_MS) /* how old the figures of users may be */
 
 struct sched {
 	struct admit admit;
@@ -43,6 +45,9 @@ struct sched {
 	pthread_cond_t stopped_cond;
 	bool stopped;                /* the engine ended everything and left */
 	struct sched_stats stats;
+	struct sched_user *users;    /* as of users_ns, the busiest first */
+	size_t n_users;
+	uint64_t users_ns;
 };
 
 /* ---- engine thread ---- */
@@ -78,10 +83,26 @@ static void take_inbox(struct sched *sched, uint64_t wait_ns)
 	}
 }
 
-static void publish_stats(struct sched *sched)
+/* Users are many, and looked at by people: now and then is enough. */
+static void publish_users(struct sched *sched, uint64_t now_ns)
+{
+	struct sched_user *users;
+
+	if (now_ns - sched->users_ns < USERS_NS)
+		return;
+	sched->users_ns = now_ns;
+	users = reallocarray(sched->users, sched->engine.fair.n_users + 1, sizeof(*users));
+	if (!users)
+		return; /* the old figures stay */
+	sched->users = users;
+	sched->n_users = fair_read(&sched->engine.fair, users);
+}
+
+static void publish_stats(struct sched *sched, uint64_t now_ns)
 {
 	pthread_mutex_lock(&sched->lock);
 	sched->stats = sched->engine.stats;
+	publish_users(sched, now_ns);
 	pthread_mutex_unlock(&sched->lock);
 }
 
@@ -90,6 +111,12 @@ static bool must_stop(struct sched *sched)
 	if (!atomic_load(&sched->draining))
 		return false;
 	return engine_empty(&sched->engine) || clock_ns() >= atomic_load(&sched->deadline_ns);
+}
+
+/* How long nothing may happen: to look for clients that stopped reading for good, or for deadlines that pass. */
+static uint64_t idle_ns(const struct engine *engine)
+{
+	return engine_empty(engine) ? LONG_WAIT_NS : ENGINE_EXPIRE_NS;
 }
 
 static void *engine_thread(void *userdata)
@@ -101,13 +128,13 @@ static void *engine_thread(void *userdata)
 		atomic_store(&sched->idle, wait_ns > 0);
 		take_inbox(sched, wait_ns);
 		atomic_store(&sched->idle, false);
-		wait_ns = engine_turn(&sched->engine, clock_ns()) == ENGINE_BUSY ? 0 : IDLE_WAIT_NS;
+		wait_ns = engine_turn(&sched->engine, clock_ns()) == ENGINE_BUSY ? 0 : idle_ns(&sched->engine);
 		atomic_fetch_add(&sched->turns, 1);
-		publish_stats(sched);
+		publish_stats(sched, clock_ns());
 	}
 	take_inbox(sched, 0);
 	engine_fail_all(&sched->engine, ECANCELED, "the daemon is shutting down");
-	publish_stats(sched);
+	publish_stats(sched, UINT64_MAX);
 	atomic_store(&sched->idle, true);
 
 	pthread_mutex_lock(&sched->lock);
@@ -191,6 +218,7 @@ struct sched *sched_free(struct sched *sched)
 	charges_deinit(&sched->charges);
 	pthread_cond_destroy(&sched->stopped_cond);
 	pthread_mutex_destroy(&sched->lock);
+	free(sched->users);
 	free(sched);
 	return NULL;
 }
@@ -233,6 +261,31 @@ void sched_read_stats(struct sched *sched, struct sched_stats *ret)
 	pthread_mutex_lock(&sched->lock);
 	*ret = sched->stats;
 	pthread_mutex_unlock(&sched->lock);
+}
+
+/**
+ * sched_read_users() - what each user was served
+ * @ret:        the users, the one that was served most first; the caller's to free
+ * @ret_n:      how many
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int sched_read_users(struct sched *sched, struct sched_user **ret, size_t *ret_n)
+{
+	struct sched_user *users;
+	size_t n;
+
+	pthread_mutex_lock(&sched->lock);
+	n = sched->n_users;
+	users = malloc((n + 1) * sizeof(*users));
+	if (users && n)
+		memcpy(users, sched->users, n * sizeof(*users));
+	pthread_mutex_unlock(&sched->lock);
+	if (!users)
+		return error_origin(-ENOMEM);
+	*ret = users;
+	*ret_n = n;
+	return 0;
 }
 
 /* ---- ipc's side, on the loop's thread ---- */

@@ -2,15 +2,15 @@
 /*
  * Who starts
  *
- * First come, first served, with one exception that the whole daemon is about: a request whose adapter is being paged in
- * lets those behind it pass, so that reading from the disk never idles the model. To start, a request needs a place in
+ * In turn (fair.c), with one exception that the whole daemon is about: a request whose adapter is being paged in lets
+ * those behind it pass, so that reading from the disk never idles the model. To start, a request needs a place in
  * the step, all its adapters held in memory and KV blocks for all its tokens so far. What it cannot get decides:
  *
  *   an adapter is on its way      others pass; the cache wakes the engine when it is there
  *   no room for an adapter        others pass, for ENGINE_NO_ROOM_NS: then the rest of the queue waits with it, so that
  *                                 running requests end and room appears
+ *   too many adapters             others pass, for ENGINE_APART_NS; only where the batch's adapters are bounded
  *   no KV blocks                  the rest of the queue waits: smaller ones must not starve a large one
- *
  *   its prompt's beginning is     others pass: computing it twice would take longer than to wait
  *   being computed
  *
@@ -67,6 +67,41 @@ static void note_wait(struct request *request, int result, uint64_t now_ns)
 		request->no_room_ns = now_ns;
 }
 
+struct adapter_set {
+	const struct cache_adapter *adapter[SCHED_BATCH_ADAPTERS_MAX];
+	uint32_t n, most;
+};
+
+/* False: there is no room for the request's. */
+static bool add_adapters(struct adapter_set *set, const struct request *request)
+{
+	for (uint32_t i = 0; i < request->n_adapters; ++i) {
+		uint32_t at = 0;
+
+		while (at < set->n && set->adapter[at] != request->adapter[i])
+			++at;
+		if (at == set->most)
+			return false;
+		set->adapter[at] = request->adapter[i];
+		set->n += at == set->n;
+	}
+	return true;
+}
+
+/* May it join the batch, as far as the number of unlike adapters goes? Alone it always may. */
+static bool is_alike(const struct engine *engine, const struct request *joining)
+{
+	struct adapter_set set = { .most = engine->options.fairness.batch_adapters };
+	const struct request *request;
+
+	if (!set.most || list_empty(&engine->running))
+		return true;
+	list_for_each(request, &engine->running, link)
+		if (!add_adapters(&set, request))
+			return false;
+	return add_adapters(&set, joining);
+}
+
 /* Is some adapter on its way? Then memory that is taken now may be free later. */
 static bool is_loading(struct engine *engine)
 {
@@ -108,6 +143,7 @@ static void note_start(struct engine *engine, struct request *request, uint64_t 
 
 	if (request->started_ns)
 		return; /* again, after a preemption */
+	fair_start(request, now_ns);
 	request->started_ns = now_ns;
 	request->n_cached = request->n_computed;
 	engine->stats.prefix_asked_tokens += request->n_prompt;
@@ -139,7 +175,7 @@ static enum start start_held(struct engine *engine, struct request *request, uin
 	return START_RUNS;
 }
 
-static enum start start(struct engine *engine, struct request *request, uint64_t now_ns)
+static enum start start_now(struct engine *engine, struct request *request, uint64_t now_ns)
 {
 	struct diag diag = { 0 };
 	int r = hold_adapters(engine, request, &diag);
@@ -158,31 +194,67 @@ static enum start start(struct engine *engine, struct request *request, uint64_t
 	}
 }
 
-/* No place yet, but soon: have its adapters read meanwhile. */
-static void prefetch(struct engine *engine, struct request *request)
+/* ---- the queue ---- */
+
+/* Would it bring more unlike adapters into the batch than there may be? Bounded in time, then the others wait for it. */
+static enum start keep_apart(struct engine *engine, struct request *request, uint64_t now_ns)
+{
+	if (is_alike(engine, request)) {
+		request->apart_ns = 0;
+		return START_RUNS;
+	}
+	if (!request->apart_ns)
+		request->apart_ns = now_ns;
+	return now_ns - request->apart_ns > ENGINE_APART_NS ? START_BAR : START_PASS;
+}
+
+static enum start start(struct engine *engine, struct request *request, uint64_t now_ns)
+{
+	enum start apart = keep_apart(engine, request, now_ns);
+
+	return apart == START_RUNS ? start_now(engine, request, now_ns) : apart;
+}
+
+/* No place yet, but soon: have its adapters read meanwhile, and kept. */
+static void look_ahead(struct engine *engine, struct request *request)
 {
 	for (uint32_t i = 0; i < request->n_adapters; ++i)
 		(void)cache_want(engine->options.cache, request->adapter[i], NULL);
 }
 
+/** engine_running_prompts() - tokens of prompts that have started and are not computed */
+uint64_t engine_running_prompts(const struct engine *engine)
+{
+	const struct request *request;
+	uint64_t n = 0;
+
+	list_for_each(request, &engine->running, link)
+		n += request->n_prompt > request->n_computed ? request->n_prompt - request->n_computed : 0;
+	return n;
+}
+
 /**
- * engine_start_waiting() - start whoever can
+ * engine_start_waiting() - start whoever can, turn away who comes too late
+ *
+ * In the order of fair.c. When nobody can start any more, the next ENGINE_LOOKAHEAD have their adapters read.
  */
 void engine_start_waiting(struct engine *engine, uint64_t now_ns)
 {
-	uint32_t seen = 0, ahead = 0;
+	uint64_t ahead = engine_running_prompts(engine);
+	uint32_t looked_ahead = 0;
 	struct request *request;
+	bool barred = false;
 
-	list_for_each(request, &engine->waiting, link) {
-		if (seen++ == ENGINE_SCAN_MAX || ahead == ENGINE_PREFETCH_AHEAD)
-			break;
-		if (request_is_stuck(request))
+	fair_begin_walk(&engine->fair, now_ns);
+	for (uint32_t seen = 0; seen < ENGINE_SCAN_MAX && (request = fair_next(&engine->fair)); ++seen) {
+		uint32_t prompt = request->n_prompt;
+
+		if (request_is_stuck(request) || engine_drop_late(engine, request, ahead, now_ns))
 			continue;
-		if (engine->n_running == engine->options.limits.seqs) {
-			prefetch(engine, request);
-			ahead++;
-		} else if (start(engine, request, now_ns) == START_BAR) {
-			break;
-		}
+		if (!barred && engine->n_running < engine->options.limits.seqs)
+			barred = start(engine, request, now_ns) == START_BAR; /* or it is gone */
+		else if (looked_ahead++ < ENGINE_LOOKAHEAD)
+			look_ahead(engine, request);
+		ahead += prompt;
 	}
 }
