@@ -85,21 +85,25 @@ static json_t *config_json(struct store *store, const struct store_digest *diges
 void control_show(struct control_call *call)
 {
 	const struct parts *parts = call->parts;
+	struct cache_info info = { .requests = 0 };
 	struct store_digest digest;
 	struct store_record record;
 	const char *name = control_find(call, &digest, &record);
 
 	if (!name)
 		return;
+	(void)cache_read_info(parts->cache, &digest, &info);
 	control_reply(call,
-		      json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b}", "name", name, "digest",
+		      json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:I}", "name", name, "digest",
 				hex_of(&digest), "kind", image_kind_name(record.kind), "bytes",
 				(json_int_t)record.payload_bytes, "state",
 				cache_state_names[cache_state(parts->cache, &record)], "rank",
 				(json_int_t)record.max_rank, "modules", (json_int_t)record.n_modules, "geometry",
 				geometry_json(&record.geometry), "config", config_json(parts->store, &digest),
 				"imported_at", (json_int_t)record.imported_at, "pinned",
-				cache_is_pinned(parts->cache, &digest)));
+				cache_is_pinned(parts->cache, &digest), "requests", (json_int_t)info.requests, "tokens",
+				(json_int_t)info.tokens, "loads", (json_int_t)info.loads, "running", (json_int_t)info.holds,
+				"last_use", (json_int_t)info.last_use));
 }
 
 /* The answer of a verb that asked the cache for something. */

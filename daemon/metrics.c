@@ -76,6 +76,8 @@ static const struct metric table[] = {
 	{ "cache_failures_total", "Page-ins that failed.", COUNTER, AT(cache.failures) },
 	{ "cache_evictions_total", "Adapters evicted.", COUNTER, AT(cache_evictions) },
 	{ "cache_load_seconds_total", "Time of all page-ins.", COUNTER_NS, AT(cache.page_in.sum_ns) },
+	{ "cache_load_seconds", "Time from a read's start until its adapter could be used.", HISTOGRAM, AT(cache.page_in) },
+	{ "cache_upload_seconds", "Time of a copy from host to device memory.", HISTOGRAM, AT(cache.upload) },
 	{ "cache_resident", "Adapters in memory.", GAUGE, AT(cache.tier[CACHE_TIER_DEVICE].adapters) },
 	{ "cache_resident_bytes", "Their bytes.", GAUGE, AT(cache.tier[CACHE_TIER_DEVICE].bytes) },
 	{ "cache_host_bytes", "Bytes of adapters in host memory, where a device has its own.", GAUGE,
@@ -90,6 +92,8 @@ static const struct metric table[] = {
 	{ "pool_bytes", "Size of the pool of KV blocks and adapters.", GAUGE, AT(pool_bytes) },
 	{ "pool_kv_bytes", "Pool bytes taken by KV blocks.", GAUGE, AT(pool_kv_bytes) },
 	{ "pool_adapter_bytes", "Pool bytes taken by adapters.", GAUGE, AT(pool_adapter_bytes) },
+	{ "pool_largest_free_bytes", "The longest free run: less than what is free tells of fragmentation.", GAUGE,
+	  AT(pool_largest_free) },
 	{ "kv_blocks_used", "KV blocks in use.", GAUGE, AT(kv.used) },
 	{ "kv_blocks_cached", "KV blocks kept for requests that begin alike.", GAUGE, AT(kv.cached) },
 	{ "kv_blocks_evicted_total", "Kept KV blocks given up for room.", COUNTER, AT(kv.evicted) },
@@ -102,6 +106,20 @@ static const struct metric table[] = {
 	{ "uptime_seconds", "Seconds since the daemon was ready.", GAUGE, AT(uptime_s) },
 };
 
+/* One line for each user. */
+static const struct metric user_table[] = {
+	{ "user_requests_total", "Requests of a user.", COUNTER, offsetof(struct sched_user, requests) },
+	{ "user_prompt_tokens_total", "Prompt tokens of a user's requests that started.", COUNTER,
+	  offsetof(struct sched_user, prompt_tokens) },
+	{ "user_generated_tokens_total", "Tokens generated for a user.", COUNTER,
+	  offsetof(struct sched_user, generated_tokens) },
+	{ "user_refused_total", "Requests of a user that found its queue full.", COUNTER, offsetof(struct sched_user, refused) },
+	{ "user_aborted_total", "Requests of a user whose target or deadline was out of reach.", COUNTER,
+	  offsetof(struct sched_user, aborted) },
+	{ "user_running", "Requests of a user that run now.", GAUGE_U32, offsetof(struct sched_user, running) },
+	{ "user_waiting", "Requests of a user that wait now.", GAUGE_U32, offsetof(struct sched_user, waiting) },
+};
+
 static double ratio(uint64_t a, uint64_t b)
 {
 	return b ? (double)a / (double)b : 0.0;
@@ -109,6 +127,8 @@ static double ratio(uint64_t a, uint64_t b)
 
 /**
  * metrics_read() - read the counters of all modules
+ *
+ * End it with metrics_deinit().
  */
 void metrics_read(const struct parts *parts, struct metrics *ret)
 {
@@ -116,6 +136,7 @@ void metrics_read(const struct parts *parts, struct metrics *ret)
 		.pool_bytes = pool_size(parts->pool),
 		.pool_kv_bytes = pool_used(parts->pool, POOL_KV),
 		.pool_adapter_bytes = pool_used(parts->pool, POOL_ADAPTERS),
+		.pool_largest_free = pool_largest_free(parts->pool),
 		.weight_bytes = model_weight_bytes(parts->model),
 		.host_cache_bytes = parts->host_cache,
 		.uptime_s = (clock_ns() - parts->started_ns) / NS_PER_S,
@@ -126,8 +147,15 @@ void metrics_read(const struct parts *parts, struct metrics *ret)
 	pager_read_stats(parts->pager, &ret->pager);
 	ipc_read_stats(parts->ipc, &ret->ipc);
 	kv_read_stats(parts->kv, &ret->kv);
+	(void)sched_read_users(parts->sched, &ret->users, &ret->n_users);
 	ret->adapters_per_step = ratio(ret->sched.adapters_in_steps, ret->sched.steps);
 	ret->rows_per_step = ratio(ret->sched.rows, ret->sched.steps);
+}
+
+void metrics_deinit(struct metrics *metrics)
+{
+	free(metrics->users);
+	metrics->users = NULL;
 }
 
 static double seconds(uint64_t ns)
@@ -152,12 +180,43 @@ static const char *type_name(enum metric_kind kind)
 	return kind == HISTOGRAM ? "histogram" : kind == COUNTER || kind == COUNTER_NS ? "counter" : "gauge";
 }
 
+static void print_head(FILE *to, const struct metric *metric)
+{
+	(void)fprintf(to, "# HELP lorad_%s %s\n# TYPE lorad_%s %s\n", metric->name, metric->help, metric->name,
+		      type_name(metric->kind));
+}
+
+static void print_users(FILE *to, const struct metric *metric, const struct metrics *metrics)
+{
+	print_head(to, metric);
+	for (size_t i = 0; i < metrics->n_users; ++i) {
+		const void *at = (const char *)&metrics->users[i] + metric->offset;
+
+		(void)fprintf(to, "lorad_%s{uid=\"%u\"} %" PRIu64 "\n", metric->name, (unsigned)metrics->users[i].uid,
+			      metric->kind == GAUGE_U32 ? *(const uint32_t *)at : *(const uint64_t *)at);
+	}
+}
+
+/* Why adapters went, from where. */
+static void print_evictions(FILE *to, const struct cache_stats *stats)
+{
+	static const char *const tiers[] = { [CACHE_TIER_HOST] = "host", [CACHE_TIER_DEVICE] = "device" };
+	static const char *const reasons[] = {
+		[CACHE_FOR_ADAPTER] = "adapter", [CACHE_FOR_KV] = "kv", [CACHE_FORGOTTEN] = "forgotten"
+	};
+
+	print_head(to, &(struct metric){ "cache_tier_evictions_total", "Adapters evicted from a tier, by reason.", COUNTER, 0 });
+	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
+		for (unsigned reason = 0; reason < _CACHE_REASON_N; ++reason)
+			(void)fprintf(to, "lorad_cache_tier_evictions_total{tier=\"%s\",reason=\"%s\"} %" PRIu64 "\n", tiers[tier],
+				      reasons[reason], stats->tier[tier].evictions[reason]);
+}
+
 static void print_metric(FILE *to, const struct metric *metric, const struct metrics *metrics)
 {
 	const void *at = (const char *)metrics + metric->offset;
 
-	(void)fprintf(to, "# HELP lorad_%s %s\n# TYPE lorad_%s %s\n", metric->name, metric->help, metric->name,
-		      type_name(metric->kind));
+	print_head(to, metric);
 	switch (metric->kind) {
 	case COUNTER:
 	case GAUGE:
@@ -188,6 +247,9 @@ char *metrics_text(const struct metrics *metrics)
 		return NULL;
 	for (size_t i = 0; i < sizeof(table) / sizeof(*table); ++i)
 		print_metric(to, &table[i], metrics);
+	for (size_t i = 0; i < sizeof(user_table) / sizeof(*user_table); ++i)
+		print_users(to, &user_table[i], metrics);
+	print_evictions(to, &metrics->cache);
 	if (fclose(to) != 0) {
 		free(text);
 		return NULL;

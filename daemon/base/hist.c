@@ -23,3 +23,16 @@ void hist_add(struct hist *hist, uint64_t ns)
 	hist->n++;
 	hist->sum_ns += ns;
 }
+
+/* As the bucket's bound, so up to twice too much; the last bucket counts as if it, too, had one. */
+uint64_t hist_quantile_ns(const struct hist *hist, double q)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; hist->n && i < HIST_BUCKETS; ++i) {
+		sum += hist->bucket[i];
+		if ((double)sum >= q * (double)hist->n)
+			return HIST_FIRST_NS << i;
+	}
+	return 0;
+}

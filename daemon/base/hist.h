@@ -13,6 +13,7 @@ struct hist {
 };
 
 void hist_add(struct hist *hist, uint64_t ns);
+uint64_t hist_quantile_ns(const struct hist *hist, double q); /* a bound that q of all stay below; 0: nothing was added */
 uint64_t hist_bound_ns(unsigned bucket); /* upper bound of a bucket; UINT64_MAX for the last */
 
 #endif

@@ -83,12 +83,13 @@ static void take_inbox(struct sched *sched, uint64_t wait_ns)
 	}
 }
 
-/* Users are many, and looked at by people: now and then is enough. */
-static void publish_users(struct sched *sched, uint64_t now_ns)
+/* Users are many, and looked at by people: now and then is enough, and before a rest. */
+static void publish_users(struct sched *sched, bool rests)
 {
+	uint64_t now_ns = clock_ns();
 	struct sched_user *users;
 
-	if (now_ns - sched->users_ns < USERS_NS)
+	if (!rests && now_ns - sched->users_ns < USERS_NS)
 		return;
 	sched->users_ns = now_ns;
 	users = reallocarray(sched->users, sched->engine.fair.n_users + 1, sizeof(*users));
@@ -98,11 +99,11 @@ static void publish_users(struct sched *sched, uint64_t now_ns)
 	sched->n_users = fair_read(&sched->engine.fair, users);
 }
 
-static void publish_stats(struct sched *sched, uint64_t now_ns)
+static void publish_stats(struct sched *sched, bool rests)
 {
 	pthread_mutex_lock(&sched->lock);
 	sched->stats = sched->engine.stats;
-	publish_users(sched, now_ns);
+	publish_users(sched, rests);
 	pthread_mutex_unlock(&sched->lock);
 }
 
@@ -130,11 +131,11 @@ static void *engine_thread(void *userdata)
 		atomic_store(&sched->idle, false);
 		wait_ns = engine_turn(&sched->engine, clock_ns()) == ENGINE_BUSY ? 0 : idle_ns(&sched->engine);
 		atomic_fetch_add(&sched->turns, 1);
-		publish_stats(sched, clock_ns());
+		publish_stats(sched, wait_ns > 0);
 	}
 	take_inbox(sched, 0);
 	engine_fail_all(&sched->engine, ECANCELED, "the daemon is shutting down");
-	publish_stats(sched, UINT64_MAX);
+	publish_stats(sched, true);
 	atomic_store(&sched->idle, true);
 
 	pthread_mutex_lock(&sched->lock);

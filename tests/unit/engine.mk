@@ -6,6 +6,7 @@ engine_tests = \
 	tests/unit/test-daemon-options \
 	tests/unit/test-sched-batch \
 	tests/unit/test-sched-engine \
+	tests/unit/test-sched-fair \
 	tests/unit/test-sched-sched \
 	tests/unit/test-sched-stops
 check_PROGRAMS += $(engine_tests)
@@ -24,6 +25,9 @@ tests_unit_test_sched_batch_LDADD = daemon/sched/libsched.la daemon/base/libbase
 tests_unit_test_sched_engine_SOURCES = tests/unit/test-sched-engine.c $(engine_fakes)
 tests_unit_test_sched_engine_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_sched_engine_LDADD = $(engine_sched) $(CHECK_LIBS)
+tests_unit_test_sched_fair_SOURCES = tests/unit/test-sched-fair.c $(engine_fakes)
+tests_unit_test_sched_fair_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_sched_fair_LDADD = $(engine_sched) $(CHECK_LIBS) -lm
 tests_unit_test_sched_sched_SOURCES = tests/unit/test-sched-sched.c $(engine_fakes)
 tests_unit_test_sched_sched_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_sched_sched_LDADD = $(engine_sched) $(CHECK_LIBS)

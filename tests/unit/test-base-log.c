@@ -86,6 +86,21 @@ START_TEST(histogram_bounds_hold_what_they_say)
 }
 END_TEST
 
+START_TEST(histogram_tells_quantiles_as_bounds)
+{
+	struct hist hist = { 0 };
+
+	ck_assert_uint_eq(hist_quantile_ns(&hist, 0.5), 0);
+	for (unsigned i = 0; i < 98; ++i)
+		hist_add(&hist, hist_bound_ns(3));
+	hist_add(&hist, hist_bound_ns(7));
+	hist_add(&hist, UINT64_MAX);
+	ck_assert_uint_eq(hist_quantile_ns(&hist, 0.5), hist_bound_ns(3));
+	ck_assert_uint_eq(hist_quantile_ns(&hist, 0.99), hist_bound_ns(7));
+	ck_assert_uint_eq(hist_quantile_ns(&hist, 1), 2 * hist_bound_ns(HIST_BUCKETS - 2));
+}
+END_TEST
+
 START_TEST(histogram_takes_any_duration)
 {
 	struct hist hist = { 0 };
@@ -106,6 +121,7 @@ int main(void)
 	tcase_add_test(tc, long_lines_are_cut);
 	tcase_add_test(tc, limit_opens_again);
 	tcase_add_test(tc, histogram_bounds_hold_what_they_say);
+	tcase_add_test(tc, histogram_tells_quantiles_as_bounds);
 	tcase_add_test(tc, histogram_takes_any_duration);
 	suite_add_tcase(suite, tc);
 	return run_suite(suite);
