@@ -9,10 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/base/clock.h"
 #include "daemon/cache/cache.h"
 #include "daemon/control-call.h"
 #include "daemon/import/import.h"
 #include "daemon/mailbox.h"
+
+#define REPORT_EVERY_NS (50 * NS_PER_MS)
 
 static const char *const file_names[] = { "adapter_config.json", "adapter_model.safetensors" };
 
@@ -22,6 +25,7 @@ struct import_call {
 	struct mailbox *mailbox;
 	struct letter done, progress;
 	_Atomic double fraction;
+	uint64_t next_ns;             /* the importer's: no report before */
 	struct store_digest before;   /* what the name pointed to, if has_before */
 	bool has_before;
 };
@@ -31,7 +35,11 @@ struct import_call {
 static void on_import_progress(struct import_job *job, uint64_t bytes, uint64_t total)
 {
 	struct import_call *import = container_of(job, struct import_call, job);
+	uint64_t now = clock_ns();
 
+	if (now < import->next_ns)
+		return;
+	import->next_ns = now + REPORT_EVERY_NS;
 	atomic_store(&import->fraction, total ? (double)bytes / (double)total : 0.0);
 	mailbox_send(import->mailbox, &import->progress);
 }

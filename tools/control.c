@@ -98,7 +98,19 @@ static int send_all(struct control *control, struct msghdr *message, struct diag
 	return TOOL_OK;
 }
 
-static int send_call(struct control *control, const struct control_call *call, struct diag *diag)
+/** control_fd() - what becomes readable when an answer comes */
+int control_fd(const struct control *control)
+{
+	return control->fd;
+}
+
+/**
+ * control_send() - begin a call; control_await() ends it
+ * @control:  the connection; has no call in flight
+ * @call:     what to call; its descriptors may be closed afterwards
+ * @diag:     what went wrong
+ */
+int control_send(struct control *control, const struct control_call *call, struct diag *diag)
 {
 	_Alignas(struct cmsghdr) char ancillary[CMSG_SPACE(sizeof(int) * CONTROL_FDS_MAX)] = { 0 };
 	_cleanup_free_ char *text = NULL;
@@ -209,19 +221,16 @@ static int refused(const json_t *message, const char *error, struct diag *diag)
 }
 
 /**
- * control_call() - call a method and wait for its result
+ * control_await() - wait for the result of the call that control_send() began
  * @control:  the connection
- * @call:     what to call; with progress() set, it gets the parameters of each reply but the last
+ * @call:     the call; with progress() set, it gets the parameters of each reply but the last
  * @ret:      the last reply; the caller ends it with control_reply_deinit()
  * @diag:     the daemon's words when it refuses, else what went wrong on the way
  */
-int control_call(struct control *control, const struct control_call *call, struct control_reply *ret, struct diag *diag)
+int control_await(struct control *control, const struct control_call *call, struct control_reply *ret, struct diag *diag)
 {
 	int r;
 
-	r = send_call(control, call, diag);
-	if (r)
-		return r;
 	for (;;) {
 		_cleanup_(json_decrefp) json_t *message = NULL;
 		json_t *parameters;
@@ -245,6 +254,15 @@ int control_call(struct control *control, const struct control_call *call, struc
 			call->progress(call->userdata, parameters);
 		close_fds(control->fds, &control->n_fds);
 	}
+}
+
+/** control_call() - call a method and wait for its result: control_send() and control_await() */
+int control_call(struct control *control, const struct control_call *call, struct control_reply *ret, struct diag *diag)
+{
+	int r;
+
+	r = control_send(control, call, diag);
+	return r ? r : control_await(control, call, ret, diag);
 }
 
 void control_reply_deinit(struct control_reply *reply)

@@ -30,6 +30,9 @@ struct control_reply {
 
 int control_open(struct control **ret, const char *client_socket, struct diag *diag);
 struct control *control_close(struct control *control);
+int control_fd(const struct control *control);
+int control_send(struct control *control, const struct control_call *call, struct diag *diag);
+int control_await(struct control *control, const struct control_call *call, struct control_reply *ret, struct diag *diag);
 int control_call(struct control *control, const struct control_call *call, struct control_reply *ret, struct diag *diag);
 void control_reply_deinit(struct control_reply *reply);
 

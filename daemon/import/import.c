@@ -2,9 +2,13 @@
 /*
  * The importer
  *
- * One thread of low priority works imports off, one at a time: read and convert (convert.c), put into the store, read
- * back and check every byte. No transaction of the store is open while a stranger's bytes are read. If what was written
- * reads back wrong, the name is given back to what it had before.
+ * One thread of low priority works imports off: read and convert (convert.c), put into the store, read back and check
+ * every byte. No transaction of the store is open while a stranger's bytes are read. If what was written reads back wrong,
+ * the name is given back to what it had before.
+ *
+ * As long as more are queued, what was converted is kept and put together with what follows, up to a number and a size: a
+ * commit costs two waits for the disk, however much it writes. Nobody hears of an import before its commit. In one batch no
+ * name comes twice, so that what a name led to before is known.
  *
  * A job belongs to its submitter, who gets it back, once, through done() on the importer's thread, with one of the
  * outcomes. A cancelled import ends before anything is written, or not at all: putting is not interrupted.
@@ -20,10 +24,25 @@
 #include "daemon/import/convert.h"
 
 #define NICE 10
+#define BATCH_MOST 64u
 
 const char *const import_outcome_names[_IMPORT_OUTCOME_N] = {
 	[IMPORT_IMPORTED] = "imported", [IMPORT_REPLACED] = "replaced",   [IMPORT_UNCHANGED] = "unchanged",
 	[IMPORT_REFUSED] = "refused",   [IMPORT_CANCELLED] = "cancelled", [IMPORT_FAILED] = "failed",
+};
+
+/* What the name led to before; held, so that it can get its name back. */
+struct before {
+	struct store *store;
+	bool there;
+	struct store_record record;
+};
+
+/* An import that is converted and not put yet. */
+struct ready {
+	struct import_job *job;
+	struct converted converted;
+	struct before before;
 };
 
 struct importer {
@@ -34,15 +53,12 @@ struct importer {
 	pthread_mutex_t lock; /* the rest */
 	pthread_cond_t more;
 	struct list queue;    /* of jobs */
-	struct import_job *running;
+	struct import_job *running; /* being converted */
 	bool stopping;
-};
 
-/* What the name led to before; held, so that it can get its name back. */
-struct before {
-	struct store *store;
-	bool there;
-	struct store_record record;
+	struct ready ready[BATCH_MOST]; /* the importer's thread's own */
+	size_t n_ready;
+	uint64_t ready_bytes;
 };
 
 static void before_deinit(struct before *before)
@@ -86,16 +102,21 @@ static void set_failure(struct import_job *job, int r)
 		(void)diag_set(&job->diag, 0, "%s", r < 0 ? strerror(-r) : "the store is damaged");
 }
 
-static void put_and_check(struct importer *importer, struct import_job *job, const struct converted *converted)
+static void finish(struct import_job *job)
 {
-	_cleanup_(before_deinit) struct before before = {};
+	close_cleanup(&job->config_fd);
+	close_cleanup(&job->weights_fd);
+	job->config_fd = job->weights_fd = -1;
+	job->done(job);
+}
+
+/* Judges what the store said, and what it reads back. */
+static void check(struct importer *importer, struct ready *ready, int result)
+{
+	struct import_job *job = ready->job;
 	int r;
 
-	r = before_init(&before, importer->store, job->name);
-	if (!r)
-		r = store_put(importer->store, job->name, job->replace, &converted->record, converted->config,
-			      converted->payload, &job->diag);
-	switch (r) {
+	switch (result) {
 	case 0:
 		break;
 	case STORE_E_SAME:
@@ -105,16 +126,80 @@ static void put_and_check(struct importer *importer, struct import_job *job, con
 		job->outcome = IMPORT_REFUSED;
 		return;
 	default:
-		set_failure(job, r);
+		set_failure(job, result);
 		return;
 	}
-	job->outcome = before.there ? IMPORT_REPLACED : IMPORT_IMPORTED;
-	r = store_verify(importer->store, &converted->record.digest, &job->diag);
+	job->outcome = ready->before.there ? IMPORT_REPLACED : IMPORT_IMPORTED;
+	r = store_verify(importer->store, &job->record.digest, &job->diag);
 	if (r) {
 		set_failure(job, r);
 		(void)diag_prefix(&job->diag, 0, "what was written reads back wrong");
-		roll_back(importer, job, &before);
+		roll_back(importer, job, &ready->before);
 	}
+}
+
+/* Puts all that is converted, tells everybody. */
+static void flush(struct importer *importer)
+{
+	struct store_item items[BATCH_MOST];
+	size_t n = importer->n_ready;
+	int r;
+
+	for (size_t i = 0; i < n; ++i) {
+		struct ready *ready = &importer->ready[i];
+
+		items[i] = (struct store_item){ .name = ready->job->name, .replace = ready->job->replace,
+						.record = &ready->job->record, .config = ready->converted.config,
+						.payload = ready->converted.payload, .diag = &ready->job->diag };
+	}
+	r = n ? store_put_many(importer->store, items, n) : 0;
+	for (size_t i = 0; i < n; ++i) {
+		struct ready *ready = &importer->ready[i];
+		struct import_job *job = ready->job;
+
+		check(importer, ready, r ? r : items[i].result);
+		before_deinit(&ready->before);
+		converted_deinit(&ready->converted);
+		finish(job);
+	}
+	importer->n_ready = 0;
+	importer->ready_bytes = 0;
+}
+
+static bool fits(const struct importer *importer, const struct import_job *job)
+{
+	if (importer->n_ready == BATCH_MOST || importer->ready_bytes + job->record.payload_bytes > STORE_TOGETHER_BYTES)
+		return false;
+	for (size_t i = 0; i < importer->n_ready; ++i)
+		if (strcmp(importer->ready[i].job->name, job->name) == 0)
+			return false;
+	return true;
+}
+
+/* Takes over what was converted. Content that the name has already is not put at all. */
+static void make_ready(struct importer *importer, struct import_job *job, struct converted *converted)
+{
+	struct ready *ready;
+	int r;
+
+	if (!fits(importer, job))
+		flush(importer);
+	ready = &importer->ready[importer->n_ready];
+	*ready = (struct ready){ .job = job };
+	r = before_init(&ready->before, importer->store, job->name);
+	if (r || (ready->before.there && memcmp(&ready->before.record.digest, &job->record.digest,
+						sizeof(job->record.digest)) == 0)) {
+		job->outcome = IMPORT_UNCHANGED;
+		if (r)
+			set_failure(job, r);
+		before_deinit(&ready->before);
+		converted_deinit(converted);
+		finish(job);
+		return;
+	}
+	ready->converted = *converted;
+	importer->ready_bytes += job->record.payload_bytes;
+	++importer->n_ready;
 }
 
 static void report_progress(void *userdata, uint64_t bytes, uint64_t total)
@@ -134,17 +219,23 @@ static void run(struct importer *importer, struct import_job *job)
 		.progress = report_progress,
 		.userdata = job,
 	};
-	_cleanup_(converted_deinit) struct converted converted = {};
+	struct converted converted;
 	int r;
 
 	r = convert(&converted, &source, &importer->geometry, &job->diag);
-	if (!r && atomic_load(&job->cancelled))
-		r = CONVERT_E_CANCELLED;
-	switch (r) {
-	case CONVERT_OK:
+	pthread_mutex_lock(&importer->lock);
+	importer->running = NULL; /* the job may be its submitter's again below */
+	pthread_mutex_unlock(&importer->lock);
+	if (!r) {
 		job->record = converted.record;
-		put_and_check(importer, job, &converted);
-		break;
+		if (!atomic_load(&job->cancelled)) {
+			make_ready(importer, job, &converted);
+			return;
+		}
+		converted_deinit(&converted);
+		r = CONVERT_E_CANCELLED;
+	}
+	switch (r) {
 	case CONVERT_E_REFUSED:
 		job->outcome = IMPORT_REFUSED;
 		break;
@@ -155,23 +246,16 @@ static void run(struct importer *importer, struct import_job *job)
 	default:
 		set_failure(job, r);
 	}
+	finish(job);
 }
 
-static void finish(struct import_job *job)
-{
-	close_cleanup(&job->config_fd);
-	close_cleanup(&job->weights_fd);
-	job->config_fd = job->weights_fd = -1;
-	job->done(job);
-}
-
-/* Waits for the next job; NULL: the importer is to end and the queue is empty. */
+/* The next job; NULL: there is none now and something is ready, or the importer is to end and the queue is empty. */
 static struct import_job *next_job(struct importer *importer)
 {
 	struct import_job *job;
 
 	pthread_mutex_lock(&importer->lock);
-	while (list_empty(&importer->queue) && !importer->stopping)
+	while (list_empty(&importer->queue) && !importer->stopping && !importer->n_ready)
 		pthread_cond_wait(&importer->more, &importer->lock);
 	job = list_first(&importer->queue, struct import_job, link);
 	if (job) {
@@ -184,19 +268,17 @@ static struct import_job *next_job(struct importer *importer)
 	return job;
 }
 
-/* The job is the submitter's again once done() begins: it must not be `running` any more. */
 static void *importer_main(void *userdata)
 {
 	struct importer *importer = userdata;
 	struct import_job *job;
 
 	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread only */
-	while ((job = next_job(importer))) {
-		run(importer, job);
-		pthread_mutex_lock(&importer->lock);
-		importer->running = NULL;
-		pthread_mutex_unlock(&importer->lock);
-		finish(job);
+	while ((job = next_job(importer)) || importer->n_ready) {
+		if (job)
+			run(importer, job);
+		else
+			flush(importer);
 	}
 	return NULL;
 }

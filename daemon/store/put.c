@@ -8,6 +8,9 @@
  * that dies in between leaves a note, and whoever writes or opens the store next deletes the chunks and reuses their
  * pages. An image of a few chunks needs one transaction, and no note.
  *
+ * Small images share a transaction (store_put_many()): a commit waits for the disk twice, however little it writes. If
+ * one of them cannot be written each is put by itself, so that its own reason is its own.
+ *
  * Chunks are reserved in LMDB's own pages and filled there: no second copy of the payload is made. All values but an
  * image's last have one size, 1,024 pages with LMDB's header, so that the space of a deleted one fits the next.
  */
@@ -19,6 +22,7 @@
 #include "daemon/store/store-internal.h"
 
 #define CHUNKS_PER_WRITE 4u
+#define FORGET_BYTES ((uint64_t)64 << 20) /* written between two times that the page cache is emptied */
 
 /* What is being put, from store_put()'s arguments. */
 struct put {
@@ -145,30 +149,46 @@ static int put_some_chunks(struct put *put, uint32_t first, uint32_t n)
 	return r;
 }
 
-/* The rest of the chunks, and everything that makes them visible. */
-static int put_last_chunks(struct put *put, uint32_t first)
+/* The chunks from first on, and everything that makes the version visible. */
+static int write_last_chunks(struct put *put, struct store_write *write, uint32_t first)
 {
-	_cleanup_(store_write_end) struct store_write write = {};
 	struct store *store = put->store;
 	MDB_val key = store_val_digest(&put->record.digest);
 	MDB_val record = store_val(&put->record, sizeof(put->record));
 	MDB_val config = store_val(put->config, put->record.config_bytes);
 	int r;
 
-	r = store_write_begin(&write, store);
+	r = write_chunks(put, write, first, put->record.n_chunks - first);
 	if (!r)
-		r = write_chunks(put, &write, first, put->record.n_chunks - first);
-	if (!r)
-		r = store_result(mdb_del(write.txn, store->pending, &key, NULL), put->diag);
+		r = store_result(mdb_del(write->txn, store->pending, &key, NULL), put->diag);
 	if (!r || r == STORE_E_NOT_FOUND)
-		r = store_result(mdb_put(write.txn, store->records, &key, &record, 0), put->diag);
+		r = store_result(mdb_put(write->txn, store->records, &key, &record, 0), put->diag);
 	if (!r)
-		r = store_result(mdb_put(write.txn, store->configs, &key, &config, 0), put->diag);
+		r = store_result(mdb_put(write->txn, store->configs, &key, &config, 0), put->diag);
+	return r ? r : write_name(put, write);
+}
+
+static int put_last_chunks(struct put *put, uint32_t first)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	int r;
+
+	r = store_write_begin(&write, put->store);
 	if (!r)
-		r = write_name(put, &write);
+		r = write_last_chunks(put, &write, first);
 	if (!r)
 		r = store_write_commit(&write, put->diag);
 	return r;
+}
+
+/* Readers go past the page cache: what was written need not stay there. */
+static void forget_written(struct store *store, uint64_t bytes)
+{
+	store->written += bytes;
+	if (store->written < FORGET_BYTES)
+		return;
+	store->written = 0;
+	(void)posix_fadvise(store->data_fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 static int put_image(struct put *put)
@@ -181,10 +201,112 @@ static int put_image(struct put *put)
 		r = put_some_chunks(put, at, CHUNKS_PER_WRITE);
 	if (!r)
 		r = put_last_chunks(put, at);
-	/* Readers go past the page cache: what was written need not stay there. */
 	if (!r)
-		(void)posix_fadvise(put->store->data_fd, 0, 0, POSIX_FADV_DONTNEED);
+		forget_written(put->store, put->record.payload_bytes);
 	return r;
+}
+
+/* An image in transactions of its own. */
+static int put_alone(struct put *put)
+{
+	int r, swept;
+
+	r = put_name(put);
+	if (r != STORE_E_NOT_FOUND)
+		return r;
+	r = put_image(put);
+	swept = r ? store_sweep_pending(put->store) : 0;
+	return swept < 0 ? swept : r;
+}
+
+/* An image among others of one transaction. SAME, EXISTS: nothing was written for it, the others go on. */
+static int write_together(struct put *put, struct store_write *write)
+{
+	struct store_digest old;
+	struct store_record there;
+	int r;
+
+	r = store_get_record(put->store, write->txn, &put->record.digest, &there);
+	if (!r)
+		return write_name(put, write);
+	if (r != STORE_E_NOT_FOUND)
+		return r;
+	if (!put->replace && !store_get_name(put->store, write->txn, put->name, &old))
+		return diag_set(put->diag, STORE_E_EXISTS, "%s: the name is taken by other content", put->name);
+	make_header(put);
+	return write_last_chunks(put, write, 0);
+}
+
+/* Return: 0, committed, with each one's result; else nothing was written. */
+static int put_together(struct store *store, struct put *puts, struct store_item *items, size_t n)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	uint64_t bytes = 0;
+	int r;
+
+	r = store_write_begin(&write, store);
+	for (size_t i = 0; i < n && !r; ++i) {
+		items[i].result = write_together(&puts[i], &write);
+		bytes += items[i].result ? 0 : puts[i].record.payload_bytes;
+		if (items[i].result != STORE_E_SAME && items[i].result != STORE_E_EXISTS)
+			r = items[i].result;
+	}
+	if (!r)
+		r = store_write_commit(&write, NULL);
+	if (!r)
+		forget_written(store, bytes);
+	return r;
+}
+
+static struct put make_put(struct store *store, const struct store_item *item)
+{
+	const struct store_record *record = item->record;
+	struct put put = { .store = store, .name = item->name, .replace = item->replace, .record = *record,
+			   .config = item->config, .payload = item->payload, .diag = item->diag };
+
+	assert(store_name_valid(item->name));
+	assert(record->n_chunks > 0 && record->n_chunks <= IMAGE_CHUNKS_MAX);
+	assert(record->payload_bytes > (uint64_t)(record->n_chunks - 1) * IMAGE_CHUNK_PAYLOAD);
+	put.record.version = STORE_FORMAT;
+	put.record.config_crc = crc32c(0, item->config, record->config_bytes);
+	return put;
+}
+
+static bool fit_together(const struct store_item *items, size_t n)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < n; ++i)
+		bytes += items[i].record->payload_bytes;
+	return n > 1 && bytes <= STORE_TOGETHER_BYTES;
+}
+
+/**
+ * store_put_many() - add versions and their names
+ * @items:      result of each is set: see store_put()
+ * @n:          at least 1; those that fit in STORE_TOGETHER_BYTES are committed at once, all others one by one
+ *
+ * Return: 0, -errno: the store cannot go on, and some results may not be set.
+ */
+int store_put_many(struct store *store, struct store_item *items, size_t n)
+{
+	_cleanup_free_ struct put *puts = calloc(n, sizeof(*puts));
+	bool together = fit_together(items, n);
+	int r;
+
+	if (!puts)
+		return error_origin(-ENOMEM);
+	for (size_t i = 0; i < n; ++i)
+		puts[i] = make_put(store, &items[i]);
+	pthread_mutex_lock(&store->put_lock);
+	r = store_sweep_versions(store, /* all= */ false);
+	if (!r)
+		r = store_sweep_pending(store);
+	together = together && !r && !put_together(store, puts, items, n);
+	for (size_t i = 0; i < n && !together; ++i)
+		items[i].result = r ? r : put_alone(&puts[i]);
+	pthread_mutex_unlock(&store->put_lock);
+	return r < 0 ? error_trace(r) : 0;
 }
 
 /**
@@ -203,28 +325,9 @@ static int put_image(struct put *put)
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag)
 {
-	struct put put = { .store = store, .name = name, .replace = replace, .record = *record, .config = config,
-			   .payload = payload, .diag = diag };
-	int r, swept;
+	struct store_item item = { .name = name, .replace = replace, .record = record, .config = config, .payload = payload,
+				   .diag = diag };
+	int r = store_put_many(store, &item, 1);
 
-	assert(store_name_valid(name));
-	assert(record->n_chunks > 0 && record->n_chunks <= IMAGE_CHUNKS_MAX);
-	assert(record->payload_bytes > (uint64_t)(record->n_chunks - 1) * IMAGE_CHUNK_PAYLOAD);
-	put.record.version = STORE_FORMAT;
-	put.record.config_crc = crc32c(0, config, record->config_bytes);
-
-	pthread_mutex_lock(&store->put_lock);
-	r = store_sweep_versions(store, /* all= */ false);
-	if (!r)
-		r = store_sweep_pending(store);
-	if (!r)
-		r = put_name(&put);
-	if (r == STORE_E_NOT_FOUND) {
-		r = put_image(&put);
-		swept = r ? store_sweep_pending(store) : 0;
-		if (swept < 0)
-			r = swept;
-	}
-	pthread_mutex_unlock(&store->put_lock);
-	return error_trace(r);
+	return error_trace(r ? r : item.result);
 }

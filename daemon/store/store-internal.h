@@ -30,6 +30,7 @@ struct store_held {
 	unsigned holds;
 	bool dying;              /* its deletion is being committed */
 	bool nameless;           /* its last name went while it was held */
+	struct store_held *next_dying; /* in the same write */
 };
 
 struct store {
@@ -42,6 +43,7 @@ struct store {
 	struct store_chunk probe; /* a value that never changes, to try readers on */
 
 	pthread_mutex_t put_lock; /* one image is written at a time; outermost */
+	uint64_t written;        /* bytes, since they were last dropped from the page cache; under put_lock */
 	pthread_mutex_t write_lock; /* one writing transaction at a time, with what belongs to it in memory */
 	pthread_mutex_t lock;    /* all below; innermost */
 	pthread_cond_t died;
@@ -78,7 +80,7 @@ void store_held_drop(struct store_held *held);
 struct store_write {
 	struct store *store;
 	MDB_txn *txn;
-	struct store_held *dying; /* the version it deletes */
+	struct store_held *dying; /* the versions it deletes */
 };
 
 int store_write_begin(struct store_write *write, struct store *store);

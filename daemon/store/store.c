@@ -109,12 +109,15 @@ void store_write_end(struct store_write *write)
 		return;
 	if (write->txn)
 		mdb_txn_abort(write->txn);
-	if (write->dying) {
-		pthread_mutex_lock(&store->lock);
-		store_held_drop(write->dying);
+	pthread_mutex_lock(&store->lock);
+	while (write->dying) {
+		struct store_held *dying = write->dying;
+
+		write->dying = dying->next_dying;
+		store_held_drop(dying);
 		pthread_cond_broadcast(&store->died);
-		pthread_mutex_unlock(&store->lock);
 	}
+	pthread_mutex_unlock(&store->lock);
 	pthread_mutex_unlock(&store->write_lock);
 	*write = (struct store_write){};
 }

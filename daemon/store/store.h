@@ -59,6 +59,21 @@ int store_each(struct store *store,
 /* Makes name -> digest and the image appear at once. Blocks for disk writes: call it on a thread that may wait. */
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag);
+
+/* One of several to be put, as store_put()'s arguments. */
+struct store_item {
+	const char *name;
+	bool replace;
+	const struct store_record *record;
+	const char *config;
+	const void *payload;
+	struct diag *diag;
+	int result;               /* what store_put() would return */
+};
+
+#define STORE_TOGETHER_BYTES ((uint64_t)16 << 20) /* of payload, at most, that one transaction takes of several images */
+
+int store_put_many(struct store *store, struct store_item *items, size_t n);
 int store_remove(struct store *store, const char *name);
 int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
 	       struct store_record *ret_record, struct diag *diag); /* every byte, checked; slow */

@@ -37,26 +37,26 @@ static int has_name(struct store *store, MDB_txn *txn, const struct store_digest
 }
 
 /* Marks a version dying for the length of a write. One that is held stays, and is remembered as nameless. */
-static int mark_dying(struct store_write *write, const struct store_digest *digest)
+static int mark_dying(struct store_write *write, const struct store_digest *digest, bool *ret_dying)
 {
 	struct store *store = write->store;
 	struct store_held *held;
-	int r = 0;
 
-	assert(!write->dying);
 	pthread_mutex_lock(&store->lock);
 	held = store_held_find(store, digest);
+	*ret_dying = !held || held->dying; /* dying already: put again and retired again by this very write */
 	if (held) {
 		held->nameless = true;
 	} else {
-		write->dying = store_held_add(store, digest);
-		if (write->dying)
-			write->dying->dying = true;
-		else
-			r = -ENOMEM;
+		held = store_held_add(store, digest);
+		if (held) {
+			held->dying = true;
+			held->next_dying = write->dying;
+			write->dying = held;
+		}
 	}
 	pthread_mutex_unlock(&store->lock);
-	return error_origin(r);
+	return held ? 0 : error_origin(-ENOMEM);
 }
 
 /* Deletes all chunks of a version, of every encoding and layout. */
@@ -96,14 +96,14 @@ static int delete_version(struct store_write *write, const struct store_digest *
 /* Deletes a version if it lost its last name and nobody holds it. */
 int store_retire(struct store_write *write, const struct store_digest *digest)
 {
-	bool named;
+	bool named, dying;
 	int r;
 
 	r = has_name(write->store, write->txn, digest, &named);
 	if (r || named)
 		return error_trace(r);
-	r = mark_dying(write, digest);
-	if (r || !write->dying)
+	r = mark_dying(write, digest, &dying);
+	if (r || !dying)
 		return error_trace(r);
 	return error_trace(delete_version(write, digest));
 }

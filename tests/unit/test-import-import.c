@@ -9,6 +9,7 @@
 
 #include "daemon/import/export.h"
 #include "daemon/import/import.h"
+#include "daemon/store/store-internal.h"
 #include "tests/lib/run-suite.h"
 
 static char *folder;
@@ -400,6 +401,39 @@ START_TEST(only_regular_files)
 }
 END_TEST
 
+/* Queued together: each has its own outcome, in far fewer commits; two of one name are judged one after the other. */
+START_TEST(queued_imports_share_commits)
+{
+	enum { N = 60 };
+	struct test_job *jobs = calloc(N, sizeof(*jobs));
+	struct adapter *adapters[N];
+	MDB_envinfo before, after;
+
+	ck_assert_ptr_nonnull(jobs);
+	ck_assert_int_eq(mdb_env_info(store->env, &before), 0);
+	for (unsigned i = 0; i < N; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%u", i == 50 ? 49 : i);
+		adapters[i] = adapter_new(100 + i);
+		submit(&jobs[i], name, false, adapter_config_fd(adapters[i]),
+		       i == 20 ? adapter_config_fd(adapters[i]) : adapter_weights_fd(adapters[i]));
+	}
+	for (unsigned i = 0; i < N; ++i) {
+		enum import_outcome outcome = await(&jobs[i]), expected = i == 20 || i == 50 ? IMPORT_REFUSED : IMPORT_IMPORTED;
+
+		ck_assert_msg(outcome == expected, "%u: %s: %s", i, import_outcome_names[outcome], jobs[i].job.diag.text);
+		ck_assert_int_eq(store_find(store, jobs[i].job.name, NULL, NULL), i == 20 ? STORE_E_NOT_FOUND : 0);
+		ck_assert_uint_eq(jobs[i].calls, 1);
+	}
+	ck_assert_int_eq(mdb_env_info(store->env, &after), 0);
+	ck_assert_uint_le(after.me_last_txnid - before.me_last_txnid, N / 2);
+	for (unsigned i = 0; i < N; ++i)
+		adapter_free(adapters[i]);
+	free(jobs);
+}
+END_TEST
+
 START_TEST(cancelled_before_it_begins)
 {
 	enum { N = 20 };
@@ -469,6 +503,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(tc, bad_adapters_are_refused_by_name, 0, sizeof(refusals) / sizeof(refusals[0]));
 	tcase_add_test(tc, only_regular_files);
 	tcase_add_test(tc, cancelled_before_it_begins);
+	tcase_add_test(tc, queued_imports_share_commits);
 	tcase_add_test(tc, flipped_bytes_never_crash);
 	suite_add_tcase(s, tc);
 	return s;

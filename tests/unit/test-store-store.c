@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/store/store-internal.h"
+
 #define SMALL ((uint64_t)3 * IMAGE_PAGE)
 #define LARGE ((uint64_t)5 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* more than one transaction's chunks */
 
@@ -71,6 +73,15 @@ static off_t data_bytes(void)
 
 	ck_assert_int_eq(stat(store_data_path(store), &st), 0);
 	return st.st_size;
+}
+
+/* Transactions that were committed in the store's life. */
+static size_t commits(void)
+{
+	MDB_envinfo info;
+
+	ck_assert_int_eq(mdb_env_info(store->env, &info), 0);
+	return info.me_last_txnid;
 }
 
 START_TEST(names_lead_to_versions)
@@ -420,6 +431,84 @@ START_TEST(names_are_checked)
 }
 END_TEST
 
+/* Six at once: what each is told, what is there afterwards, and that it was one commit. */
+START_TEST(many_are_put_at_once)
+{
+	static const struct {
+		const char *name;
+		uint64_t seed;
+		bool replace;
+		int result;
+	} rows[] = {
+		{ "new", 10, false, 0 },     { "same", 1, false, STORE_E_SAME }, { "taken", 11, false, STORE_E_EXISTS },
+		{ "old", 12, true, 0 },      { "twin", 10, false, 0 },           { "back", 3, false, 0 },
+	};
+	enum { N = sizeof(rows) / sizeof(rows[0]) };
+	struct store_item items[N];
+	struct store_record records[N];
+	uint8_t *payloads[N];
+	struct diag diags[N];
+	size_t before;
+
+	ck_assert_int_eq(test_put(store, "same", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "taken", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "old", 3, SMALL, false, NULL), 0);
+	for (size_t i = 0; i < N; ++i) {
+		records[i] = test_record(rows[i].seed, SMALL);
+		payloads[i] = test_payload(rows[i].seed, SMALL);
+		items[i] = (struct store_item){ .name = rows[i].name, .replace = rows[i].replace, .record = &records[i],
+						.config = TEST_CONFIG, .payload = payloads[i], .diag = &diags[i] };
+	}
+	before = commits();
+	ck_assert_int_eq(store_put_many(store, items, N), 0);
+	ck_assert_uint_eq(commits(), before + 1);
+	for (size_t i = 0; i < N; ++i) {
+		ck_assert_msg(items[i].result == rows[i].result, "%s: %d", rows[i].name, items[i].result);
+		ck_assert_int_eq(has_name(rows[i].name, rows[i].seed), rows[i].result != STORE_E_EXISTS);
+		free(payloads[i]);
+	}
+	ck_assert(!has_version(11));
+	assert_content(10, SMALL);
+	assert_content(12, SMALL);
+	assert_content(3, SMALL); /* retired and put again by one transaction */
+	reopen();
+	assert_content(3, SMALL);
+}
+END_TEST
+
+/* As on a full disk: the one that does not fit is refused, those before and after it are put. */
+START_TEST(one_of_many_that_does_not_fit)
+{
+	const uint64_t sizes[] = { SMALL, 3 * (uint64_t)IMAGE_CHUNK_PAYLOAD, SMALL };
+	struct store_item items[3];
+	struct store_record records[3];
+	struct diag diags[3] = { { "" } };
+	struct rlimit limit;
+
+	for (size_t i = 0; i < 3; ++i) {
+		static const char *const names[] = { "a", "b", "c" };
+
+		records[i] = test_record(i, sizes[i]);
+		items[i] = (struct store_item){ .name = names[i], .record = &records[i], .config = TEST_CONFIG,
+						.payload = test_payload(i, sizes[i]), .diag = &diags[i] };
+	}
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = (rlim_t)data_bytes() + 4 * 1024 * 1024;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(store_put_many(store, items, 3), 0);
+	ck_assert_int_eq(items[0].result, 0);
+	ck_assert_int_eq(items[1].result, STORE_E_FULL);
+	ck_assert_ptr_nonnull(strstr(diags[1].text, "no space left"));
+	ck_assert_int_eq(items[2].result, 0);
+	assert_content(0, SMALL);
+	assert_content(2, SMALL);
+	ck_assert(!has_version(1));
+	for (size_t i = 0; i < 3; ++i)
+		free((void *)(uintptr_t)items[i].payload);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("store");
@@ -443,6 +532,8 @@ static Suite *suite(void)
 	tcase_add_test(tc, a_truncated_file_is_no_crash);
 	tcase_add_test(tc, a_full_disk_is_refused_cleanly);
 	tcase_add_test(tc, names_are_checked);
+	tcase_add_test(tc, many_are_put_at_once);
+	tcase_add_test(tc, one_of_many_that_does_not_fit);
 	suite_add_tcase(s, tc);
 	return s;
 }
