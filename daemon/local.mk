@@ -11,6 +11,7 @@ daemon_libdaemon_la_SOURCES = \
 	daemon/control-import.c \
 	daemon/control-peer.c daemon/control-peer.h \
 	daemon/control-status.c \
+	daemon/control-upkeep.c \
 	daemon/mailbox.c daemon/mailbox.h \
 	daemon/metrics.c daemon/metrics.h \
 	daemon/options.c daemon/options.h \

@@ -9,7 +9,7 @@ struct parts {
 	const struct options *options;
 	struct loop *loop;
 	struct mailbox *mailbox;
-	struct worker *worker;
+	struct worker *worker, *upkeep; /* for what a caller waits for; for what takes minutes */
 	struct store *store;
 	struct pager *pager;
 	struct cache *cache;

@@ -192,7 +192,9 @@ static int make_jobs(struct server *server)
 
 	r = importer_new(&parts->importer, parts->store, &model_config(parts->model)->geometry);
 	if (!r)
-		r = worker_new(&parts->worker, &server->mailbox);
+		r = worker_new(&parts->worker, &server->mailbox, WORKER_QUICK);
+	if (!r)
+		r = worker_new(&parts->upkeep, &server->mailbox, WORKER_SLOW);
 	return error_trace(r);
 }
 
@@ -406,6 +408,7 @@ static void stop_threads(struct server *server)
 		control_hang_up(server->control);
 	importer_free(parts->importer);
 	worker_free(parts->worker);
+	worker_free(parts->upkeep);
 	if (server->has_mailbox)
 		mailbox_deliver(&server->mailbox);
 	control_free(server->control);

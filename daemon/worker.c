@@ -3,19 +3,25 @@
  * Worker
  *
  * Verifying and exporting read whole adapters from the disk, removing one waits for a write transaction and a sync: none
- * of it may hold up the loop that all clients hang on. The worker's one thread does these jobs in order, each of which
- * ends with a letter to the loop.
+ * of it may hold up the loop that all clients hang on. A worker's one thread does these jobs in order, each of which
+ * ends with a letter to the loop. There are two: one for what a caller waits for, one of low priority for what takes
+ * minutes.
  */
 #include "daemon/worker.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "daemon/base/error.h"
 
+#define NICE_LOW 19
+
 struct worker {
 	struct mailbox *mailbox;
+	enum worker_kind kind;
 	pthread_t thread;
 	bool has_thread;
 	pthread_mutex_t lock; /* of what follows */
@@ -55,6 +61,8 @@ static void *worker_thread(void *userdata)
 	struct worker *worker = userdata;
 	struct worker_job *job;
 
+	if (worker->kind == WORKER_SLOW)
+		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LOW); /* of this thread only */
 	while ((job = next_job(worker))) {
 		if (!atomic_load(&job->cancelled))
 			job->run(job);
@@ -66,7 +74,7 @@ static void *worker_thread(void *userdata)
 	return NULL;
 }
 
-int worker_new(struct worker **ret, struct mailbox *mailbox)
+int worker_new(struct worker **ret, struct mailbox *mailbox, enum worker_kind kind)
 {
 	_cleanup_(worker_freep) struct worker *worker = calloc(1, sizeof(*worker));
 	sigset_t all, before;
@@ -75,6 +83,7 @@ int worker_new(struct worker **ret, struct mailbox *mailbox)
 	if (!worker)
 		return error_origin(-ENOMEM);
 	worker->mailbox = mailbox;
+	worker->kind = kind;
 	list_init(&worker->jobs);
 	pthread_mutex_init(&worker->lock, NULL);
 	pthread_cond_init(&worker->news, NULL);
@@ -85,7 +94,7 @@ int worker_new(struct worker **ret, struct mailbox *mailbox)
 	if (r)
 		return error_origin(-r);
 	worker->has_thread = true;
-	(void)pthread_setname_np(worker->thread, "lorad-worker");
+	(void)pthread_setname_np(worker->thread, kind == WORKER_SLOW ? "lorad-upkeep" : "lorad-worker");
 	*ret = TAKE_PTR(worker);
 	return 0;
 }

@@ -10,6 +10,8 @@
 
 struct worker;
 
+enum worker_kind { WORKER_QUICK, WORKER_SLOW };
+
 /* Embedded in its owner, who keeps it until done() was called. */
 struct worker_job {
 	void (*run)(struct worker_job *job);  /* on the worker's thread; not called once `cancelled` is set */
@@ -19,7 +21,7 @@ struct worker_job {
 	struct letter letter;
 };
 
-int worker_new(struct worker **ret, struct mailbox *mailbox);
+int worker_new(struct worker **ret, struct mailbox *mailbox, enum worker_kind kind);
 struct worker *worker_free(struct worker *worker); /* cancels all jobs; their done() is in the mailbox then */
 DEFINE_CLEANUP(struct worker *, worker_free)
 void worker_submit(struct worker *worker, struct worker_job *job);

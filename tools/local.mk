@@ -30,7 +30,7 @@ tools_loractl_SOURCES = \
 	tools/loractl.c \
 	tools/talk.c tools/talk.h
 tools_loractl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
-tools_loractl_LDADD = tools/libtools.la libclient/libloraclient.la
+tools_loractl_LDADD = tools/libtools.la daemon/format/libformat.la libclient/libloraclient.la
 
 tools_lorabench_SOURCES = \
 	tools/bench.h \

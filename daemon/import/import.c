@@ -130,7 +130,7 @@ static void check(struct importer *importer, struct ready *ready, int result)
 		return;
 	}
 	job->outcome = ready->before.there ? IMPORT_REPLACED : IMPORT_IMPORTED;
-	r = store_verify(importer->store, &job->record.digest, &job->diag);
+	r = store_verify(importer->store, &job->record.digest, NULL, &job->diag);
 	if (r) {
 		set_failure(job, r);
 		(void)diag_prefix(&job->diag, 0, "what was written reads back wrong");

@@ -22,6 +22,7 @@ enum store_result {
 	STORE_E_FULL,      /* the disk or the map */
 	STORE_E_CORRUPT,
 	STORE_E_INVALID,   /* what lies there is no store of ours */
+	STORE_E_CANCELLED, /* the watch said so */
 };
 
 #define STORE_NAME_MAX 128
@@ -77,7 +78,15 @@ int store_put_many(struct store *store, struct store_item *items, size_t n);
 int store_remove(struct store *store, const char *name);
 int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
 	       struct store_record *ret_record, struct diag *diag); /* every byte, checked; slow */
-int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag); /* every byte; slow */
+
+/* How work on many bytes is paced and ended; called on the thread that does it. */
+struct store_watch {
+	bool (*go_on)(void *userdata, uint64_t bytes); /* before that many more; may wait; false: end */
+	void *userdata;
+};
+
+int store_verify(struct store *store, const struct store_digest *digest, const struct store_watch *watch,
+		 struct diag *diag);
 
 /* While a version is held it can be read, whatever becomes of its names. Release never writes and never waits. */
 int store_hold(struct store *store, const struct store_digest *digest, struct store_record *ret_record);

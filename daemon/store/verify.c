@@ -5,6 +5,9 @@
  * Reads each chunk with its header past the page cache where that is possible, and checks the header's own sum, that it
  * is the right header (digest, number, sizes as in the record), and the sum of the payload. The config has a sum in the
  * record.
+ *
+ * Who verifies slowly, with a watch, holds neither a snapshot nor a descriptor between two chunks: deleted pages can be
+ * reused and the file can be replaced by a compacted one meanwhile.
  */
 #include <assert.h>
 #include <errno.h>
@@ -97,16 +100,18 @@ static int verify_chunk(struct verify *verify, uint32_t number, const struct sto
 	return 0;
 }
 
-static int verify_chunks(struct verify *verify, const struct store_snapshot *snapshot)
+/* The chunks of one snapshot, from first on, at most n. */
+static int verify_chunks(struct verify *verify, const struct store_snapshot *snapshot, uint32_t first, uint32_t n)
 {
 	const struct store_chunk *chunks;
-	uint32_t n = store_snapshot_chunks(snapshot, &chunks);
+	uint32_t all = store_snapshot_chunks(snapshot, &chunks);
 
-	for (uint32_t i = 0; i < n; ++i) {
+	verify->record = store_snapshot_record(snapshot);
+	for (uint32_t i = first; i < all && i - first < n; ++i) {
 		int r = verify_chunk(verify, i, &chunks[i]);
 
 		if (r > 0)
-			return diag_prefix(verify->diag, r, "chunk %u of %u at byte %llu of data.mdb", i, n,
+			return diag_prefix(verify->diag, r, "chunk %u of %u at byte %llu of data.mdb", i, all,
 					   (unsigned long long)chunks[i].file_offset);
 		if (r)
 			return error_trace(r);
@@ -114,34 +119,31 @@ static int verify_chunks(struct verify *verify, const struct store_snapshot *sna
 	return 0;
 }
 
-/* All checks on one snapshot; payloads go to *ret_payload unless that is NULL. */
-static int verify_snapshot(struct store *store, const struct store_snapshot *snapshot, uint8_t **ret_payload,
-			   struct diag *diag)
+static int open_snapshot(struct store *store, const struct store_digest *digest, struct store_snapshot **ret,
+			 struct diag *diag)
 {
-	const struct store_record *record = store_snapshot_record(snapshot);
-	_cleanup_free_ uint8_t *buffer = NULL, *payload = NULL;
-	_cleanup_close_ int fd = -1;
-	bool direct;
-	int r;
+	int r = store_snapshot_open(store, digest, ret);
 
-	fd = store_open_direct(store, &direct);
-	if (fd < 0)
-		return error_trace(fd);
-	buffer = aligned_alloc(IMAGE_PAGE, IMAGE_PAGE + IMAGE_CHUNK_PAYLOAD);
-	if (ret_payload)
-		payload = aligned_alloc(IMAGE_PAGE, record->payload_bytes);
-	if (!buffer || (ret_payload && !payload))
-		return error_origin(-ENOMEM);
-	r = verify_chunks(&(struct verify){ .fd = fd, .record = record, .buffer = buffer, .to = payload, .diag = diag },
-			  snapshot);
-	if (!r && ret_payload)
-		*ret_payload = TAKE_PTR(payload);
+	if (r == STORE_E_CORRUPT)
+		return diag_set(diag, r, "its record or its list of chunks is damaged");
 	return error_trace(r);
+}
+
+static int make_buffer(struct verify *verify)
+{
+	verify->buffer = aligned_alloc(IMAGE_PAGE, IMAGE_PAGE + IMAGE_CHUNK_PAYLOAD);
+	return verify->buffer ? 0 : error_origin(-ENOMEM);
+}
+
+static void verify_deinit(struct verify *verify)
+{
+	close_cleanup(&verify->fd);
+	free(verify->buffer);
 }
 
 /**
  * store_read() - all of a version's payload, every sum checked
- * @ret_payload: record.payload_bytes, malloc'd; NULL: only check
+ * @ret_payload: record.payload_bytes, malloc'd
  * @ret_record: or NULL
  * @diag:       names the chunk and its place in the file
  *
@@ -151,27 +153,88 @@ int store_read(struct store *store, const struct store_digest *digest, uint8_t *
 	       struct store_record *ret_record, struct diag *diag)
 {
 	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	_cleanup_(verify_deinit) struct verify verify = { .fd = -1, .diag = diag };
+	_cleanup_free_ uint8_t *payload = NULL;
+	bool direct;
 	int r;
 
-	r = store_snapshot_open(store, digest, &snapshot);
-	if (r == STORE_E_CORRUPT)
-		return diag_set(diag, r, "its record or its list of chunks is damaged");
+	r = open_snapshot(store, digest, &snapshot, diag);
+	if (!r)
+		r = make_buffer(&verify);
 	if (r)
 		return error_trace(r);
-	r = verify_snapshot(store, snapshot, ret_payload, diag);
-	if (!r && ret_record)
+	payload = aligned_alloc(IMAGE_PAGE, store_snapshot_record(snapshot)->payload_bytes);
+	if (!payload)
+		return error_origin(-ENOMEM);
+	verify.to = payload;
+	verify.fd = store_open_direct(store, &direct);
+	if (verify.fd < 0)
+		return error_trace(verify.fd);
+	r = verify_chunks(&verify, snapshot, 0, IMAGE_CHUNKS_MAX);
+	if (r)
+		return error_trace(r);
+	if (ret_record)
 		*ret_record = *store_snapshot_record(snapshot);
+	*ret_payload = TAKE_PTR(payload);
+	return 0;
+}
+
+/* One chunk, on a snapshot of its own: see the essay. */
+static int verify_one(struct store *store, struct verify *verify, const struct store_digest *digest, uint32_t chunk)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	bool direct;
+	int r;
+
+	r = open_snapshot(store, digest, &snapshot, verify->diag);
+	if (r)
+		return error_trace(r);
+	close_cleanup(&verify->fd);
+	verify->fd = store_open_direct(store, &direct);
+	if (verify->fd < 0)
+		return error_trace(verify->fd);
+	return error_trace(verify_chunks(verify, snapshot, chunk, 1));
+}
+
+static int verify_payload(struct store *store, struct verify *verify, const struct store_record *record,
+			  const struct store_watch *watch)
+{
+	uint64_t left = record->payload_bytes;
+	int r;
+
+	r = make_buffer(verify);
+	for (uint32_t i = 0; i < record->n_chunks && !r; ++i) {
+		uint64_t bytes = left < IMAGE_CHUNK_PAYLOAD ? left : IMAGE_CHUNK_PAYLOAD;
+
+		if (watch && !watch->go_on(watch->userdata, bytes))
+			return STORE_E_CANCELLED;
+		r = verify_one(store, verify, &record->digest, i);
+		left -= bytes;
+	}
 	return error_trace(r);
 }
 
-/** store_verify() - store_read() without keeping what is read; the config too */
-int store_verify(struct store *store, const struct store_digest *digest, struct diag *diag)
+/**
+ * store_verify() - check every byte of a version, its config too
+ * @watch:      is asked before each chunk; may wait, or end it. NULL: at full speed
+ * @diag:       names the chunk and its place in the file
+ *
+ * Return: 0, STORE_E_NOT_FOUND: it is not there, or went meanwhile; STORE_E_CORRUPT, STORE_E_CANCELLED, -errno.
+ */
+int store_verify(struct store *store, const struct store_digest *digest, const struct store_watch *watch,
+		 struct diag *diag)
 {
+	_cleanup_(verify_deinit) struct verify verify = { .fd = -1, .diag = diag };
 	_cleanup_free_ char *config = NULL;
+	struct store_record record;
 	size_t config_bytes;
 	int r;
 
-	r = store_read(store, digest, NULL, NULL, diag);
+	r = store_record(store, digest, &record);
+	if (r == STORE_E_CORRUPT)
+		return diag_set(diag, r, "its record is damaged");
+	if (!r)
+		r = verify_payload(store, &verify, &record, watch);
 	if (r)
 		return error_trace(r);
 	r = store_config(store, digest, &config, &config_bytes);

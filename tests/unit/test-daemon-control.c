@@ -225,7 +225,7 @@ START_TEST(jobs_run_there_and_end_here)
 	struct worker *worker;
 
 	ck_assert_int_eq(mailbox_init(&mailbox, loop), 0);
-	ck_assert_int_eq(worker_new(&worker, &mailbox), 0);
+	ck_assert_int_eq(worker_new(&worker, &mailbox, WORKER_QUICK), 0);
 	for (int i = 0; i < 50; ++i) {
 		counted[i].job.run = run_counted;
 		counted[i].job.done = done_counted;
@@ -251,7 +251,7 @@ START_TEST(freeing_the_worker_ends_every_job)
 	struct worker *worker;
 
 	ck_assert_int_eq(mailbox_init(&mailbox, loop), 0);
-	ck_assert_int_eq(worker_new(&worker, &mailbox), 0);
+	ck_assert_int_eq(worker_new(&worker, &mailbox, WORKER_SLOW), 0);
 	for (int i = 0; i < 100; ++i) {
 		counted[i].job.run = run_counted;
 		counted[i].job.done = done_counted;
