@@ -16,6 +16,9 @@
  * ring, pread, map) that brings the store's probe value in correctly is taken. The trial of the first way writes to the
  * first bytes of the region.
  *
+ * Compaction puts another file in data.mdb's place while no snapshot is open: before the first read after it the pager opens
+ * that one and makes its reader anew, in the way that was proven.
+ *
  * Threads: pager_submit() only queues. All else belongs to the pager's thread.
  */
 #include "daemon/store/pager.h"
@@ -73,6 +76,7 @@ struct pager {
 	struct list active;           /* of struct job, oldest first */
 	unsigned n_active;
 	uint64_t busy_since_ns;
+	uint64_t generation;          /* of the store's file that is open */
 
 	_Atomic(enum pager_method) method;
 	pthread_mutex_t lock;         /* the rest */
@@ -287,6 +291,48 @@ static struct pager_load *take_queued(struct pager *pager, bool *ret_stopping)
 	return load;
 }
 
+static struct reader_options reader_options(const struct pager *pager)
+{
+	return (struct reader_options){
+		.fd = pager->data_fd,
+		.event_fd = pager->event_fd,
+		.region = pager->options.region,
+		.region_bytes = pager->options.region_bytes,
+		.depth = pager->options.depth,
+	};
+}
+
+/*
+ * Opens data.mdb anew if it became another file. A snapshot is open, but nothing of the file before is in flight. On failure
+ * all is as before, and the next load tries again.
+ */
+static int follow_store(struct pager *pager)
+{
+	uint64_t generation = store_generation(pager->store);
+	struct reader_options options = reader_options(pager);
+	struct reader *reader = NULL;
+	int r = -EIO;
+
+	if (generation == pager->generation)
+		return 0;
+	assert(pager->n_active == 0);
+	options.fd = store_open_direct(pager->store, &pager->direct);
+	if (options.fd < 0)
+		return error_trace(options.fd);
+	for (enum pager_method method = pager->reader->method; method < _PAGER_METHOD_N && r; ++method)
+		r = reader_new(&reader, method, &options);
+	if (r) {
+		close(options.fd);
+		return error_origin(r);
+	}
+	reader_free(pager->reader);
+	pager->reader = reader;
+	close(pager->data_fd);
+	pager->data_fd = options.fd;
+	pager->generation = generation;
+	return 0;
+}
+
 static void begin_load(struct pager *pager, struct pager_load *load)
 {
 	struct job *job = NULL;
@@ -294,7 +340,10 @@ static void begin_load(struct pager *pager, struct pager_load *load)
 
 	load->started_ns = clock_ns();
 	r = job_new(&job, pager, load);
+	if (!r)
+		r = follow_store(pager);
 	if (r) {
+		job_free(job);
 		finish(pager, load, r);
 		return;
 	}
@@ -309,7 +358,8 @@ static bool begin_loads(struct pager *pager)
 	struct pager_load *load;
 	bool stopping = false;
 
-	while (pager->n_active < ACTIVE_MOST && (load = take_queued(pager, &stopping))) {
+	while (pager->n_active < ACTIVE_MOST && store_may_read(pager->store, pager->n_active > 0) &&
+	       (load = take_queued(pager, &stopping))) {
 		if (stopping)
 			finish(pager, load, -ECANCELED);
 		else
@@ -371,7 +421,7 @@ static void reap_pieces(struct pager *pager, bool block)
 
 static void probe_piece(struct pager *pager, struct reader_piece *piece, uint8_t *to)
 {
-	const struct store_chunk *probe = &pager->store->probe;
+	const struct store_chunk *probe = &pager->store->file.probe;
 
 	*piece = (struct reader_piece){
 		.file_offset = probe->file_offset,
@@ -384,7 +434,7 @@ static void probe_piece(struct pager *pager, struct reader_piece *piece, uint8_t
 /* Reads the probe. The method must still be the one that was asked for: registering may have been refused. */
 static bool works(struct pager *pager, struct reader *reader, enum pager_method method)
 {
-	_cleanup_free_ uint8_t *own = aligned_alloc(IMAGE_PAGE, pager->store->probe.bytes);
+	_cleanup_free_ uint8_t *own = aligned_alloc(IMAGE_PAGE, pager->store->file.probe.bytes);
 	struct reader_piece piece;
 
 	if (!own)
@@ -403,20 +453,14 @@ static bool possible(const struct pager *pager, enum pager_method method)
 {
 	if (method == PAGER_MAP)
 		return true;
-	if (!pager->store->map)
+	if (!pager->store->file.map)
 		return false;
 	return pager->direct || method == PAGER_PREAD;
 }
 
 static int choose_reader(struct pager *pager)
 {
-	const struct reader_options options = {
-		.fd = pager->data_fd,
-		.event_fd = pager->event_fd,
-		.region = pager->options.region,
-		.region_bytes = pager->options.region_bytes,
-		.depth = pager->options.depth,
-	};
+	const struct reader_options options = reader_options(pager);
 
 	for (enum pager_method method = pager->options.best; method < _PAGER_METHOD_N; ++method) {
 		_cleanup_(reader_freep) struct reader *reader = NULL;

@@ -47,7 +47,7 @@ static int write_probes(struct store *store)
 
 		for (size_t j = 0; j < sizeof(bytes); ++j)
 			bytes[j] = (uint8_t)(j * 131 + (j >> 8) + i);
-		r = store_result(mdb_put(write.txn, store->meta, &key, &value, MDB_NOOVERWRITE), NULL);
+		r = store_result(mdb_put(write.txn, store->file.meta, &key, &value, MDB_NOOVERWRITE), NULL);
 	}
 	if (!r)
 		r = store_write_commit(&write, NULL);
@@ -65,36 +65,36 @@ static const uint8_t *map_from(const struct store *store, const MDB_val *value)
 		return NULL;
 	memcpy(&header, (const uint8_t *)value->mv_data - sizeof(header), sizeof(header));
 	if (!(header.flags & OVERFLOW_FLAG) ||
-	    header.pages != (sizeof(header) + value->mv_size + store->page - 1) / store->page)
+	    header.pages != (sizeof(header) + value->mv_size + store->file.page - 1) / store->file.page)
 		return NULL;
-	offset = (off_t)(header.number * store->page + sizeof(header));
-	if (pread(store->data_fd, bytes, sizeof(bytes), offset) != (ssize_t)sizeof(bytes) ||
+	offset = (off_t)(header.number * store->file.page + sizeof(header));
+	if (pread(store->file.data_fd, bytes, sizeof(bytes), offset) != (ssize_t)sizeof(bytes) ||
 	    memcmp(bytes, value->mv_data, sizeof(bytes)) != 0)
 		return NULL;
 	return (const uint8_t *)value->mv_data - offset;
 }
 
-/* Sets store->map where both probes agree on it, and store->probe. STORE_E_NOT_FOUND: there are no probes yet. */
+/* Sets store->file.map where both probes agree on it, and store->file.probe. STORE_E_NOT_FOUND: there are no probes yet. */
 static int read_probes(struct store *store)
 {
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	const uint8_t *map[2];
 	MDB_val value[2];
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	for (size_t i = 0; i < 2 && !r; ++i) {
 		MDB_val key = store_val(probe_keys[i], strlen(probe_keys[i]));
 
-		r = store_result(mdb_get(txn, store->meta, &key, &value[i]), NULL);
+		r = store_result(mdb_get(read.txn, store->file.meta, &key, &value[i]), NULL);
 		if (!r)
 			map[i] = map_from(store, &value[i]);
 	}
 	if (r)
 		return r;
 	if (map[0] && map[0] == map[1] && value[0].mv_data != value[1].mv_data)
-		store->map = map[0];
-	store->probe = (struct store_chunk){
+		store->file.map = map[0];
+	store->file.probe = (struct store_chunk){
 		.value = value[0].mv_data,
 		.file_offset = store_file_offset(store, value[0].mv_data),
 		.bytes = PROBE_PAYLOAD,
@@ -119,7 +119,7 @@ int store_probe_init(struct store *store)
 /* The offset of a value's payload in data.mdb, or 0 where it is not known. */
 uint64_t store_file_offset(const struct store *store, const void *value)
 {
-	if (!store->map)
+	if (!store->file.map)
 		return 0;
-	return (uint64_t)((const uint8_t *)value - store->map) + IMAGE_HEADER_BYTES;
+	return (uint64_t)((const uint8_t *)value - store->file.map) + IMAGE_HEADER_BYTES;
 }

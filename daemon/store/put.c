@@ -69,7 +69,7 @@ static int write_chunk(struct put *put, struct store_write *write, uint32_t chun
 	struct image_header header = put->header;
 	int rc;
 
-	rc = mdb_put(write->txn, put->store->chunks, &key, &value, MDB_RESERVE);
+	rc = mdb_put(write->txn, put->store->file.chunks, &key, &value, MDB_RESERVE);
 	if (rc)
 		return store_result(rc, put->diag);
 	header.chunk = chunk;
@@ -106,7 +106,7 @@ static int write_name(struct put *put, struct store_write *write)
 		return STORE_E_SAME;
 	if (!found && !put->replace)
 		return diag_set(put->diag, STORE_E_EXISTS, "%s: the name is taken by other content", put->name);
-	r = store_result(mdb_put(write->txn, put->store->names, &key, &value, 0), put->diag);
+	r = store_result(mdb_put(write->txn, put->store->file.names, &key, &value, 0), put->diag);
 	if (r || found)
 		return r;
 	return store_retire(write, &old);
@@ -141,7 +141,7 @@ static int put_some_chunks(struct put *put, uint32_t first, uint32_t n)
 
 	r = store_write_begin(&write, put->store);
 	if (!r)
-		r = store_result(mdb_put(write.txn, put->store->pending, &key, &nothing, 0), put->diag);
+		r = store_result(mdb_put(write.txn, put->store->file.pending, &key, &nothing, 0), put->diag);
 	if (!r)
 		r = write_chunks(put, &write, first, n);
 	if (!r)
@@ -160,11 +160,11 @@ static int write_last_chunks(struct put *put, struct store_write *write, uint32_
 
 	r = write_chunks(put, write, first, put->record.n_chunks - first);
 	if (!r)
-		r = store_result(mdb_del(write->txn, store->pending, &key, NULL), put->diag);
+		r = store_result(mdb_del(write->txn, store->file.pending, &key, NULL), put->diag);
 	if (!r || r == STORE_E_NOT_FOUND)
-		r = store_result(mdb_put(write->txn, store->records, &key, &record, 0), put->diag);
+		r = store_result(mdb_put(write->txn, store->file.records, &key, &record, 0), put->diag);
 	if (!r)
-		r = store_result(mdb_put(write->txn, store->configs, &key, &config, 0), put->diag);
+		r = store_result(mdb_put(write->txn, store->file.configs, &key, &config, 0), put->diag);
 	return r ? r : write_name(put, write);
 }
 
@@ -188,7 +188,7 @@ static void forget_written(struct store *store, uint64_t bytes)
 	if (store->written < FORGET_BYTES)
 		return;
 	store->written = 0;
-	(void)posix_fadvise(store->data_fd, 0, 0, POSIX_FADV_DONTNEED);
+	(void)posix_fadvise(store->file.data_fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 static int put_image(struct put *put)

@@ -17,7 +17,7 @@
 #include "daemon/store/store-internal.h"
 
 struct store_snapshot {
-	MDB_txn *txn;
+	struct store_read read;
 	struct store_record record;
 	struct store_chunk chunks[]; /* [record.n_chunks] */
 };
@@ -36,7 +36,7 @@ static int locate(struct store *store, struct store_snapshot *snapshot, uint32_t
 	MDB_val key = store_val(&id, sizeof(id)), value;
 	int r;
 
-	r = store_result(mdb_get(snapshot->txn, store->chunks, &key, &value), NULL);
+	r = store_result(mdb_get(snapshot->read.txn, store->file.chunks, &key, &value), NULL);
 	if (r == STORE_E_NOT_FOUND || (!r && value.mv_size != IMAGE_HEADER_BYTES + bytes))
 		return STORE_E_CORRUPT;
 	if (r)
@@ -58,19 +58,20 @@ static int locate(struct store *store, struct store_snapshot *snapshot, uint32_t
 int store_snapshot_open(struct store *store, const struct store_digest *digest, struct store_snapshot **ret)
 {
 	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	struct store_record record;
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = store_get_record(store, txn, digest, &record);
+		r = store_get_record(store, read.txn, digest, &record);
 	if (r)
 		return error_trace(r);
 	snapshot = calloc(1, sizeof(*snapshot) + record.n_chunks * sizeof(snapshot->chunks[0]));
 	if (!snapshot)
 		return error_origin(-ENOMEM);
-	snapshot->txn = TAKE_PTR(txn);
+	snapshot->read = read;
+	read = (struct store_read){};
 	snapshot->record = record;
 	for (uint32_t i = 0; i < record.n_chunks && !r; ++i)
 		r = locate(store, snapshot, i);
@@ -84,7 +85,7 @@ struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot)
 {
 	if (!snapshot)
 		return NULL;
-	mdb_txn_abort(snapshot->txn);
+	store_read_end(&snapshot->read);
 	free(snapshot);
 	return NULL;
 }

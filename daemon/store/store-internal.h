@@ -33,14 +33,20 @@ struct store_held {
 	struct store_held *next_dying; /* in the same write */
 };
 
-struct store {
-	char *directory, *data_path;
-	int lock_fd, data_fd;
+/* An open data.mdb. Compaction puts another one in its place, see compact.c. */
+struct store_file {
+	int data_fd;
 	MDB_env *env;
 	MDB_dbi meta, names, records, configs, chunks, pending;
 	const uint8_t *map;      /* where data.mdb is mapped; NULL: not proven, see probe.c */
 	size_t page;             /* LMDB's */
 	struct store_chunk probe; /* a value that never changes, to try readers on */
+};
+
+struct store {
+	char *directory, *data_path;
+	int lock_fd;
+	struct store_file file;  /* written under all locks, with no transaction open */
 
 	pthread_mutex_t put_lock; /* one image is written at a time; outermost */
 	uint64_t written;        /* bytes, since they were last dropped from the page cache; under put_lock */
@@ -49,6 +55,10 @@ struct store {
 	pthread_cond_t died;
 	struct list held[STORE_HOLD_BUCKETS];
 	bool garbage;            /* a nameless version lost its last hold: sweep */
+	unsigned n_reads;        /* reading transactions */
+	bool replacing;          /* the file is to be replaced once there are none */
+	uint64_t generation;     /* how often it was */
+	pthread_cond_t quiet, replaced;
 };
 
 DEFINE_CLEANUP(MDB_txn *, mdb_txn_abort)
@@ -66,9 +76,18 @@ static inline MDB_val store_val_digest(const struct store_digest *digest)
 
 struct store_chunk_key store_chunk_key(const struct store_digest *digest, uint32_t chunk);
 
+/* A reading transaction: a snapshot. Zeroed, it is none; end it with store_read_end() on every path. */
+struct store_read {
+	struct store *store;
+	MDB_txn *txn;
+};
+
 /* store.c */
+int store_read_begin(struct store_read *read, struct store *store);
+void store_read_end(struct store_read *read);
+struct store *store_alloc(void);
+int store_open_file(struct store *store, const char *env_path, unsigned env_flags, struct diag *diag);
 int store_result(int rc, struct diag *diag);   /* LMDB's results -> ours */
-int store_read_begin(struct store *store, MDB_txn **ret);
 int store_get_record(struct store *store, MDB_txn *txn, const struct store_digest *digest, struct store_record *ret);
 int store_get_name(struct store *store, MDB_txn *txn, const char *name, struct store_digest *ret);
 
@@ -91,6 +110,9 @@ void store_write_end(struct store_write *write);
 int store_retire(struct store_write *write, const struct store_digest *digest);
 int store_sweep_versions(struct store *store, bool all); /* not all: only if one lost its last hold */
 int store_sweep_pending(struct store *store);            /* with put_lock */
+
+/* compact.c */
+int store_drop_compact(struct store *store); /* what a killed compaction left */
 
 /* probe.c: where values lie in the file */
 int store_probe_init(struct store *store);

@@ -76,10 +76,30 @@ int store_result(int rc, struct diag *diag)
 	}
 }
 
-/* A snapshot. MDB_MAP_RESIZED cannot come: the store is locked, so nobody else writes. */
-int store_read_begin(struct store *store, MDB_txn **ret)
+/* MDB_MAP_RESIZED cannot come: the store is locked, so nobody else writes. */
+int store_read_begin(struct store_read *read, struct store *store)
 {
-	return store_result(mdb_txn_begin(store->env, NULL, MDB_RDONLY, ret), NULL);
+	assert(!read->store);
+	pthread_mutex_lock(&store->lock);
+	++store->n_reads;
+	pthread_mutex_unlock(&store->lock);
+	read->store = store;
+	return store_result(mdb_txn_begin(store->file.env, NULL, MDB_RDONLY, &read->txn), NULL);
+}
+
+void store_read_end(struct store_read *read)
+{
+	struct store *store = read->store;
+
+	if (!store)
+		return;
+	if (read->txn)
+		mdb_txn_abort(read->txn);
+	pthread_mutex_lock(&store->lock);
+	if (--store->n_reads == 0 && store->replacing)
+		pthread_cond_signal(&store->quiet);
+	pthread_mutex_unlock(&store->lock);
+	*read = (struct store_read){};
 }
 
 int store_write_begin(struct store_write *write, struct store *store)
@@ -87,7 +107,7 @@ int store_write_begin(struct store_write *write, struct store *store)
 	assert(!write->store);
 	pthread_mutex_lock(&store->write_lock);
 	write->store = store;
-	return store_result(mdb_txn_begin(store->env, NULL, 0, &write->txn), NULL);
+	return store_result(mdb_txn_begin(store->file.env, NULL, 0, &write->txn), NULL);
 }
 
 /* LMDB reports a short write, which is how a disk first shows that it is full, as EIO. */
@@ -146,7 +166,7 @@ int store_get_record(struct store *store, MDB_txn *txn, const struct store_diges
 	struct store_record record;
 	int r;
 
-	r = store_result(mdb_get(txn, store->records, &key, &value), NULL);
+	r = store_result(mdb_get(txn, store->file.records, &key, &value), NULL);
 	if (r)
 		return r;
 	if (value.mv_size != sizeof(record))
@@ -165,7 +185,7 @@ int store_get_name(struct store *store, MDB_txn *txn, const char *name, struct s
 
 	if (!store_name_valid(name))
 		return STORE_E_NOT_FOUND;
-	r = store_result(mdb_get(txn, store->names, &key, &value), NULL);
+	r = store_result(mdb_get(txn, store->file.names, &key, &value), NULL);
 	if (r)
 		return r;
 	if (value.mv_size != sizeof(*ret))
@@ -213,41 +233,41 @@ static int lock_directory(struct store *store, struct diag *diag)
 	return 0;
 }
 
-static int open_env_of(struct store *store, size_t map_bytes)
+static int open_env_of(struct store *store, const char *path, unsigned flags, size_t map_bytes)
 {
 	int rc;
 
-	rc = mdb_env_create(&store->env);
+	rc = mdb_env_create(&store->file.env);
 	if (rc)
 		return rc;
-	rc = mdb_env_set_mapsize(store->env, map_bytes);
+	rc = mdb_env_set_mapsize(store->file.env, map_bytes);
 	if (!rc)
-		rc = mdb_env_set_maxdbs(store->env, 16);
+		rc = mdb_env_set_maxdbs(store->file.env, 16);
 	if (!rc)
-		rc = mdb_env_set_maxreaders(store->env, READERS_MOST);
+		rc = mdb_env_set_maxreaders(store->file.env, READERS_MOST);
 	if (!rc)
-		rc = mdb_env_open(store->env, store->directory, MDB_NOTLS | MDB_NORDAHEAD, 0600);
+		rc = mdb_env_open(store->file.env, path, flags | MDB_NOTLS | MDB_NORDAHEAD, 0600);
 	if (rc) {
-		mdb_env_close(store->env);
-		store->env = NULL;
+		mdb_env_close(store->file.env);
+		store->file.env = NULL;
 	}
 	return rc;
 }
 
 /* The largest map the machine's address space limits allow. */
-static int open_env(struct store *store, struct diag *diag)
+static int open_env(struct store *store, const char *path, unsigned flags, struct diag *diag)
 {
 	size_t bytes;
 	int rc = ENOMEM, r, dead;
 
 	for (bytes = MAP_BYTES_MOST; bytes >= MAP_BYTES_LEAST && rc == ENOMEM; bytes /= 2)
-		rc = open_env_of(store, bytes);
+		rc = open_env_of(store, path, flags, bytes);
 	if (rc > 0)
-		return diag_set(diag, STORE_E_INVALID, "store %s: %s", store->directory, strerror(rc));
+		return diag_set(diag, STORE_E_INVALID, "store %s: %s", path, strerror(rc));
 	r = store_result(rc, diag);
 	if (r)
-		return diag_prefix(diag, r, "store %s", store->directory);
-	return error_trace(store_result(mdb_reader_check(store->env, &dead), diag));
+		return diag_prefix(diag, r, "store %s", path);
+	return error_trace(store_result(mdb_reader_check(store->file.env, &dead), diag));
 }
 
 /* See the essay: a page that is missing at the end of the file becomes a page of zeros. */
@@ -258,11 +278,11 @@ static int extend_data(struct store *store)
 	off_t needed;
 	int rc;
 
-	rc = mdb_env_info(store->env, &info);
+	rc = mdb_env_info(store->file.env, &info);
 	if (rc)
 		return store_result(rc, NULL);
-	needed = (off_t)((info.me_last_pgno + 1) * store->page);
-	if (fstat(store->data_fd, &st) < 0)
+	needed = (off_t)((info.me_last_pgno + 1) * store->file.page);
+	if (fstat(store->file.data_fd, &st) < 0)
 		return error_origin(-errno);
 	if (st.st_size < needed && truncate(store->data_path, needed) < 0)
 		return error_origin(-errno);
@@ -274,17 +294,13 @@ static int open_data(struct store *store)
 	MDB_stat stat;
 	int rc;
 
-	if (asprintf(&store->data_path, "%s/data.mdb", store->directory) < 0) {
-		store->data_path = NULL;
-		return error_origin(-ENOMEM);
-	}
-	store->data_fd = open(store->data_path, O_RDONLY | O_CLOEXEC);
-	if (store->data_fd < 0)
+	store->file.data_fd = open(store->data_path, O_RDONLY | O_CLOEXEC);
+	if (store->file.data_fd < 0)
 		return error_origin(-errno);
-	rc = mdb_env_stat(store->env, &stat);
+	rc = mdb_env_stat(store->file.env, &stat);
 	if (rc)
 		return store_result(rc, NULL);
-	store->page = stat.ms_psize;
+	store->file.page = stat.ms_psize;
 	return error_trace(extend_data(store));
 }
 
@@ -296,8 +312,8 @@ static int open_databases(struct store *store, MDB_txn *txn, struct diag *diag)
 		const char *name;
 		MDB_dbi *dbi;
 	} all[] = {
-		{ "meta", &store->meta },       { "names", &store->names },   { "records", &store->records },
-		{ "configs", &store->configs }, { "chunks", &store->chunks }, { "pending", &store->pending },
+		{ "meta", &store->file.meta },       { "names", &store->file.names },   { "records", &store->file.records },
+		{ "configs", &store->file.configs }, { "chunks", &store->file.chunks }, { "pending", &store->file.pending },
 	};
 	MDB_val key = store_val("format", 6), value;
 	MDB_stat stat;
@@ -308,7 +324,7 @@ static int open_databases(struct store *store, MDB_txn *txn, struct diag *diag)
 	if (rc)
 		return store_result(rc, diag);
 	fresh = stat.ms_entries == 0;
-	if (!fresh && mdb_dbi_open(txn, "meta", 0, &store->meta))
+	if (!fresh && mdb_dbi_open(txn, "meta", 0, &store->file.meta))
 		return diag_set(diag, STORE_E_INVALID, "its data.mdb is another program's");
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); ++i) {
 		rc = mdb_dbi_open(txn, all[i].name, MDB_CREATE, all[i].dbi);
@@ -317,11 +333,11 @@ static int open_databases(struct store *store, MDB_txn *txn, struct diag *diag)
 	}
 	if (fresh) {
 		value = store_val(&format, sizeof(format));
-		rc = mdb_put(txn, store->meta, &key, &value, 0);
+		rc = mdb_put(txn, store->file.meta, &key, &value, 0);
 		if (rc)
 			return store_result(rc, diag);
 	}
-	r = store_result(mdb_get(txn, store->meta, &key, &value), diag);
+	r = store_result(mdb_get(txn, store->file.meta, &key, &value), diag);
 	if (r == STORE_E_NOT_FOUND)
 		return diag_set(diag, STORE_E_INVALID, "its data.mdb is another program's");
 	if (r)
@@ -341,7 +357,41 @@ static int open_schema(struct store *store, struct diag *diag)
 		r = open_databases(store, write.txn, diag);
 	if (!r)
 		r = store_write_commit(&write, diag);
-	return r > 0 ? diag_prefix(diag, r, "store %s", store->directory) : r;
+	return r > 0 ? diag_prefix(diag, r, "store %s", store->data_path) : r;
+}
+
+/* An empty one: nothing is open. */
+struct store *store_alloc(void)
+{
+	struct store *store = calloc(1, sizeof(*store));
+
+	if (!store)
+		return NULL;
+	store->lock_fd = store->file.data_fd = -1;
+	pthread_mutex_init(&store->put_lock, NULL);
+	pthread_mutex_init(&store->write_lock, NULL);
+	pthread_mutex_init(&store->lock, NULL);
+	pthread_cond_init(&store->died, NULL);
+	pthread_cond_init(&store->quiet, NULL);
+	pthread_cond_init(&store->replaced, NULL);
+	for (size_t i = 0; i < STORE_HOLD_BUCKETS; ++i)
+		list_init(&store->held[i]);
+	return store;
+}
+
+/* The environment at env_path, whose data file is data_path: all of store->file. */
+int store_open_file(struct store *store, const char *env_path, unsigned env_flags, struct diag *diag)
+{
+	int r;
+
+	r = open_env(store, env_path, env_flags, diag);
+	if (!r)
+		r = open_data(store);
+	if (!r)
+		r = open_schema(store, diag);
+	if (!r)
+		r = store_probe_init(store);
+	return error_trace(r);
 }
 
 /**
@@ -357,33 +407,24 @@ static int open_schema(struct store *store, struct diag *diag)
  */
 int store_open(struct store **ret, const char *directory, struct diag *diag)
 {
-	_cleanup_(store_closep) struct store *store = calloc(1, sizeof(*store));
+	_cleanup_(store_closep) struct store *store = store_alloc();
 	int r;
 
 	if (!store)
 		return error_origin(-ENOMEM);
-	store->lock_fd = store->data_fd = -1;
-	pthread_mutex_init(&store->put_lock, NULL);
-	pthread_mutex_init(&store->write_lock, NULL);
-	pthread_mutex_init(&store->lock, NULL);
-	pthread_cond_init(&store->died, NULL);
-	for (size_t i = 0; i < STORE_HOLD_BUCKETS; ++i)
-		list_init(&store->held[i]);
 	store->directory = strdup(directory);
-	if (!store->directory)
+	if (!store->directory || asprintf(&store->data_path, "%s/data.mdb", directory) < 0) {
+		store->data_path = NULL;
 		return error_origin(-ENOMEM);
+	}
 
 	r = make_directory(directory, diag);
 	if (!r)
 		r = lock_directory(store, diag);
 	if (!r)
-		r = open_env(store, diag);
+		r = store_drop_compact(store);
 	if (!r)
-		r = open_data(store);
-	if (!r)
-		r = open_schema(store, diag);
-	if (!r)
-		r = store_probe_init(store);
+		r = store_open_file(store, directory, /* env_flags= */ 0, diag);
 	if (!r)
 		r = store_sweep_versions(store, /* all= */ true);
 	if (!r)
@@ -401,10 +442,12 @@ struct store *store_close(struct store *store)
 		return NULL;
 	for (size_t i = 0; i < STORE_HOLD_BUCKETS; ++i)
 		assert(list_empty(&store->held[i]));
-	if (store->env)
-		mdb_env_close(store->env);
-	close_cleanup(&store->data_fd);
+	if (store->file.env)
+		mdb_env_close(store->file.env);
+	close_cleanup(&store->file.data_fd);
 	close_cleanup(&store->lock_fd);
+	pthread_cond_destroy(&store->replaced);
+	pthread_cond_destroy(&store->quiet);
 	pthread_cond_destroy(&store->died);
 	pthread_mutex_destroy(&store->lock);
 	pthread_mutex_destroy(&store->write_lock);
@@ -450,17 +493,17 @@ void store_digest_hex(const struct store_digest *digest, char hex[65])
  */
 int store_find(struct store *store, const char *name, struct store_digest *ret_digest, struct store_record *ret_record)
 {
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	struct store_record record;
 	struct store_digest digest;
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = store_get_name(store, txn, name, &digest);
+		r = store_get_name(store, read.txn, name, &digest);
 	if (r)
 		return error_trace(r);
-	r = store_get_record(store, txn, &digest, &record);
+	r = store_get_record(store, read.txn, &digest, &record);
 	if (r)
 		return error_trace(r == STORE_E_NOT_FOUND ? STORE_E_CORRUPT : r);
 	if (ret_digest)
@@ -472,12 +515,12 @@ int store_find(struct store *store, const char *name, struct store_digest *ret_d
 
 int store_record(struct store *store, const struct store_digest *digest, struct store_record *ret)
 {
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = store_get_record(store, txn, digest, ret);
+		r = store_get_record(store, read.txn, digest, ret);
 	return error_trace(r);
 }
 
@@ -489,17 +532,17 @@ int store_record(struct store *store, const struct store_digest *digest, struct 
  */
 int store_config(struct store *store, const struct store_digest *digest, char **ret, size_t *ret_bytes)
 {
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	MDB_val key = store_val_digest(digest), value;
 	struct store_record record;
 	char *copy;
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = store_get_record(store, txn, digest, &record);
+		r = store_get_record(store, read.txn, digest, &record);
 	if (!r)
-		r = store_result(mdb_get(txn, store->configs, &key, &value), NULL);
+		r = store_result(mdb_get(read.txn, store->file.configs, &key, &value), NULL);
 	if (r)
 		return error_trace(r);
 	if (value.mv_size != record.config_bytes || crc32c(0, value.mv_data, value.mv_size) != record.config_crc)
@@ -523,15 +566,15 @@ int store_config(struct store *store, const struct store_digest *digest, char **
 int store_each(struct store *store,
 	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata)
 {
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	_cleanup_(mdb_cursor_closep) MDB_cursor *cursor = NULL;
 	MDB_cursor_op op = MDB_FIRST;
 	MDB_val key, value;
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = store_result(mdb_cursor_open(txn, store->names, &cursor), NULL);
+		r = store_result(mdb_cursor_open(read.txn, store->file.names, &cursor), NULL);
 	if (r)
 		return error_trace(r);
 	for (; !(r = store_result(mdb_cursor_get(cursor, &key, &value, op), NULL)); op = MDB_NEXT) {
@@ -544,7 +587,7 @@ int store_each(struct store *store,
 		memcpy(name, key.mv_data, key.mv_size);
 		name[key.mv_size] = '\0';
 		memcpy(&digest, value.mv_data, sizeof(digest));
-		r = store_get_record(store, txn, &digest, &record);
+		r = store_get_record(store, read.txn, &digest, &record);
 		if (r)
 			return error_trace(r == STORE_E_NOT_FOUND ? STORE_E_CORRUPT : r);
 		r = fn(userdata, name, &record);

@@ -88,6 +88,14 @@ struct store_watch {
 int store_verify(struct store *store, const struct store_digest *digest, const struct store_watch *watch,
 		 struct diag *diag);
 
+struct store_space {
+	uint64_t file_bytes, free_bytes; /* of data.mdb; the part of it that what comes next can use */
+};
+
+int store_space(struct store *store, struct store_space *ret);
+int store_compact(struct store *store, const struct store_watch *watch, struct store_space *ret_before,
+		  struct store_space *ret_after, struct diag *diag);
+
 /* While a version is held it can be read, whatever becomes of its names. Release never writes and never waits. */
 int store_hold(struct store *store, const struct store_digest *digest, struct store_record *ret_record);
 void store_release(struct store *store, const struct store_digest *digest);
@@ -106,5 +114,9 @@ struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot);
 DEFINE_CLEANUP(struct store_snapshot *, store_snapshot_close)
 const struct store_record *store_snapshot_record(const struct store_snapshot *snapshot);
 uint32_t store_snapshot_chunks(const struct store_snapshot *snapshot, const struct store_chunk **ret);
+
+/* For threads that have snapshots open nearly all the time: see compact.c. */
+bool store_may_read(struct store *store, bool has);
+uint64_t store_generation(struct store *store);
 
 #endif

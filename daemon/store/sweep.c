@@ -27,7 +27,7 @@ static int has_name(struct store *store, MDB_txn *txn, const struct store_digest
 	int r;
 
 	*ret = false;
-	r = store_result(mdb_cursor_open(txn, store->names, &cursor), NULL);
+	r = store_result(mdb_cursor_open(txn, store->file.names, &cursor), NULL);
 	while (!r && !*ret) {
 		r = store_result(mdb_cursor_get(cursor, &key, &value, MDB_NEXT), NULL);
 		if (!r)
@@ -65,7 +65,7 @@ static int delete_chunks(struct store_write *write, const struct store_digest *d
 	_cleanup_(mdb_cursor_closep) MDB_cursor *cursor = NULL;
 	int r;
 
-	r = store_result(mdb_cursor_open(write->txn, write->store->chunks, &cursor), NULL);
+	r = store_result(mdb_cursor_open(write->txn, write->store->file.chunks, &cursor), NULL);
 	while (!r) {
 		MDB_val key = store_val_digest(digest), value;
 
@@ -81,7 +81,7 @@ static int delete_chunks(struct store_write *write, const struct store_digest *d
 
 static int delete_version(struct store_write *write, const struct store_digest *digest)
 {
-	const MDB_dbi from[] = { write->store->records, write->store->configs };
+	const MDB_dbi from[] = { write->store->file.records, write->store->file.configs };
 	MDB_val key = store_val_digest(digest);
 	int r;
 
@@ -126,7 +126,7 @@ int store_remove(struct store *store, const char *name)
 	if (!r)
 		r = store_get_name(store, write.txn, name, &digest);
 	if (!r)
-		r = store_result(mdb_del(write.txn, store->names, &key, NULL), NULL);
+		r = store_result(mdb_del(write.txn, store->file.names, &key, NULL), NULL);
 	if (!r)
 		r = store_retire(&write, &digest);
 	if (!r)
@@ -208,7 +208,7 @@ static int retire_nameless(struct store *store, const struct digests *names, con
 int store_sweep_versions(struct store *store, bool all)
 {
 	_cleanup_(digests_deinit) struct digests names = {}, records = {};
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	bool garbage;
 	int r;
 
@@ -219,14 +219,14 @@ int store_sweep_versions(struct store *store, bool all)
 	if (!garbage)
 		return 0;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = digests_read(&names, txn, store->names, /* values= */ true);
+		r = digests_read(&names, read.txn, store->file.names, /* values= */ true);
 	if (!r)
-		r = digests_read(&records, txn, store->records, /* values= */ false);
+		r = digests_read(&records, read.txn, store->file.records, /* values= */ false);
 	if (r)
 		return error_trace(r);
-	mdb_txn_abort(TAKE_PTR(txn));
+	store_read_end(&read);
 	if (names.n)
 		qsort(names.all, names.n, sizeof(*names.all), digest_compare);
 	return error_trace(retire_nameless(store, &names, &records));
@@ -236,15 +236,15 @@ int store_sweep_versions(struct store *store, bool all)
 int store_sweep_pending(struct store *store)
 {
 	_cleanup_(digests_deinit) struct digests pending = {};
-	_cleanup_(mdb_txn_abortp) MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	int r;
 
-	r = store_read_begin(store, &txn);
+	r = store_read_begin(&read, store);
 	if (!r)
-		r = digests_read(&pending, txn, store->pending, /* values= */ false);
+		r = digests_read(&pending, read.txn, store->file.pending, /* values= */ false);
 	if (r)
 		return error_trace(r);
-	mdb_txn_abort(TAKE_PTR(txn));
+	store_read_end(&read);
 	for (size_t i = 0; i < pending.n && !r; ++i) {
 		_cleanup_(store_write_end) struct store_write write = {};
 		MDB_val key = store_val_digest(&pending.all[i]);
@@ -253,7 +253,7 @@ int store_sweep_pending(struct store *store)
 		if (!r)
 			r = delete_chunks(&write, &pending.all[i]);
 		if (!r)
-			r = store_result(mdb_del(write.txn, store->pending, &key, NULL), NULL);
+			r = store_result(mdb_del(write.txn, store->file.pending, &key, NULL), NULL);
 		if (!r)
 			r = store_write_commit(&write, NULL);
 	}

@@ -185,13 +185,12 @@ static bool check_names(struct store *store, struct confirmed *confirmed)
 
 static size_t entries(struct store *store, MDB_dbi dbi)
 {
-	MDB_txn *txn = NULL;
+	_cleanup_(store_read_end) struct store_read read = {};
 	MDB_stat stat = { .ms_entries = 0 };
 
-	if (store_read_begin(store, &txn))
+	if (store_read_begin(&read, store))
 		return SIZE_MAX;
-	(void)mdb_stat(txn, dbi, &stat);
-	mdb_txn_abort(txn);
+	(void)mdb_stat(read.txn, dbi, &stat);
 	return stat.ms_entries;
 }
 
@@ -209,12 +208,12 @@ static bool check_leftovers(struct store *store, const struct confirmed *confirm
 		versions += !counted;
 		chunks += counted ? 0 : (bytes_of(seed) + IMAGE_CHUNK_PAYLOAD - 1) / IMAGE_CHUNK_PAYLOAD;
 	}
-	if (entries(store, store->records) == versions && entries(store, store->configs) == versions &&
-	    entries(store, store->chunks) == chunks && entries(store, store->pending) == 0)
+	if (entries(store, store->file.records) == versions && entries(store, store->file.configs) == versions &&
+	    entries(store, store->file.chunks) == chunks && entries(store, store->file.pending) == 0)
 		return true;
 	printf("left over: %zu records, %zu configs of %zu versions, %zu chunks of %zu, %zu pending\n",
-	       entries(store, store->records), entries(store, store->configs), versions, entries(store, store->chunks),
-	       chunks, entries(store, store->pending));
+	       entries(store, store->file.records), entries(store, store->file.configs), versions, entries(store, store->file.chunks),
+	       chunks, entries(store, store->file.pending));
 	return false;
 }
 

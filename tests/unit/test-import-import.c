@@ -410,7 +410,7 @@ START_TEST(queued_imports_share_commits)
 	MDB_envinfo before, after;
 
 	ck_assert_ptr_nonnull(jobs);
-	ck_assert_int_eq(mdb_env_info(store->env, &before), 0);
+	ck_assert_int_eq(mdb_env_info(store->file.env, &before), 0);
 	for (unsigned i = 0; i < N; ++i) {
 		char name[8];
 
@@ -426,7 +426,7 @@ START_TEST(queued_imports_share_commits)
 		ck_assert_int_eq(store_find(store, jobs[i].job.name, NULL, NULL), i == 20 ? STORE_E_NOT_FOUND : 0);
 		ck_assert_uint_eq(jobs[i].calls, 1);
 	}
-	ck_assert_int_eq(mdb_env_info(store->env, &after), 0);
+	ck_assert_int_eq(mdb_env_info(store->file.env, &after), 0);
 	ck_assert_uint_le(after.me_last_txnid - before.me_last_txnid, N / 2);
 	for (unsigned i = 0; i < N; ++i)
 		adapter_free(adapters[i]);

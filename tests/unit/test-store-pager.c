@@ -424,8 +424,8 @@ START_TEST(unproven_offsets_mean_the_map)
 {
 	struct test_load tl;
 
-	store->map = NULL;
-	store->probe.file_offset = 0;
+	store->file.map = NULL;
+	store->file.probe.file_offset = 0;
 	start(PAGER_URING_FIXED);
 	ck_assert_int_eq(pager_method(pager), PAGER_MAP);
 	ck_assert_int_eq(test_put(store, "a", 1, CHUNK + PAGE, false, NULL), 0);

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <lmdb.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -80,7 +81,7 @@ static size_t commits(void)
 {
 	MDB_envinfo info;
 
-	ck_assert_int_eq(mdb_env_info(store->env, &info), 0);
+	ck_assert_int_eq(mdb_env_info(store->file.env, &info), 0);
 	return info.me_last_txnid;
 }
 
@@ -509,6 +510,159 @@ START_TEST(one_of_many_that_does_not_fit)
 }
 END_TEST
 
+static bool count_bytes(void *userdata, uint64_t bytes)
+{
+	uint64_t *left = userdata;
+
+	*left = *left > bytes ? *left - bytes : 0;
+	return *left > 0;
+}
+
+static void assert_no_copy(void)
+{
+	char *path = NULL;
+	struct stat st;
+
+	ck_assert_int_gt(asprintf(&path, "%s/compact.mdb", folder), 0);
+	ck_assert_int_ne(stat(path, &st), 0);
+	free(path);
+}
+
+static struct store_space assert_compacts(void)
+{
+	struct store_space before, after;
+	struct diag diag = { "" };
+	int r = store_compact(store, NULL, &before, &after, &diag);
+
+	ck_assert_msg(r == 0, "store_compact: %d %s", r, diag.text);
+	ck_assert_uint_eq(after.file_bytes, (uint64_t)data_bytes());
+	ck_assert_uint_le(after.file_bytes, before.file_bytes - before.free_bytes + 16 * IMAGE_PAGE);
+	return after;
+}
+
+START_TEST(compaction_gives_space_back)
+{
+	off_t full;
+
+	for (uint64_t i = 0; i < 8; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%u", (unsigned)i);
+		ck_assert_int_eq(test_put(store, name, i, i == 5 ? LARGE : IMAGE_CHUNK_PAYLOAD, false, NULL), 0);
+	}
+	for (unsigned i = 0; i < 5; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%u", i);
+		ck_assert_int_eq(store_remove(store, name), 0);
+	}
+	full = data_bytes();
+	(void)assert_compacts();
+	ck_assert_int_lt(data_bytes(), full - 4 * (off_t)IMAGE_VALUE_BYTES);
+	assert_no_copy();
+	assert_content(5, LARGE);
+	ck_assert(has_name("n6", 6) && !has_name("n0", 0));
+	/* and it is a store as before: also for writing, and for the next daemon */
+	ck_assert_int_eq(test_put(store, "new", 20, LARGE, false, NULL), 0);
+	assert_content(20, LARGE);
+	ck_assert_int_eq(store_remove(store, "n6"), 0);
+	reopen();
+	assert_content(5, LARGE);
+	assert_content(20, LARGE);
+	ck_assert(has_name("n7", 7) && !has_name("n6", 6));
+	full = data_bytes();
+	(void)assert_compacts();
+	ck_assert_int_lt(data_bytes(), full);
+	full = data_bytes();
+	(void)assert_compacts(); /* nothing to gain */
+	ck_assert_int_eq(data_bytes(), full);
+	assert_content(20, LARGE);
+}
+END_TEST
+
+START_TEST(compaction_can_be_ended)
+{
+	uint64_t left = 3 * IMAGE_CHUNK_PAYLOAD;
+	const struct store_watch watch = { count_bytes, &left };
+	struct store_space before, after;
+	struct diag diag = { "" };
+	off_t size;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	size = data_bytes();
+	ck_assert_int_eq(store_compact(store, &watch, &before, &after, &diag), STORE_E_CANCELLED);
+	assert_no_copy();
+	ck_assert_int_eq(data_bytes(), size);
+	assert_content(2, LARGE);
+	ck_assert_int_eq(test_put(store, "c", 3, SMALL, false, NULL), 0);
+	(void)assert_compacts();
+	assert_content(2, LARGE);
+	assert_content(3, SMALL);
+}
+END_TEST
+
+/* As on a full disk: the copy fails, everything is as before. */
+START_TEST(compaction_without_room_changes_nothing)
+{
+	struct store_space before, after;
+	struct diag diag = { "" };
+	struct rlimit limit;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = 4 * IMAGE_CHUNK_PAYLOAD;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(store_compact(store, NULL, &before, &after, &diag), STORE_E_FULL);
+	ck_assert_ptr_nonnull(strstr(diag.text, "no space left"));
+	assert_no_copy();
+	assert_content(2, LARGE);
+}
+END_TEST
+
+static void *compact_main(void *userdata)
+{
+	(void)userdata;
+	(void)assert_compacts();
+	return NULL;
+}
+
+/* A snapshot's offsets are of the file before: the new one waits for it. Short reads do not wait, nor is it waited for. */
+START_TEST(compaction_waits_for_snapshots)
+{
+	const struct store_digest digest = test_digest(2);
+	struct store_snapshot *snapshot = NULL;
+	pthread_t thread;
+	uint64_t inode;
+	struct stat st;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(stat(store_data_path(store), &st), 0);
+	inode = st.st_ino;
+	ck_assert(store_may_read(store, true));
+	ck_assert_int_eq(store_snapshot_open(store, &digest, &snapshot), 0);
+	ck_assert_int_eq(pthread_create(&thread, NULL, compact_main, NULL), 0);
+	while (store_may_read(store, true))
+		usleep(1000);
+	ck_assert(has_name("b", 2));
+	usleep(20000);
+	ck_assert_int_eq(stat(store_data_path(store), &st), 0);
+	ck_assert_uint_eq(st.st_ino, inode);
+	ck_assert_uint_eq(store_generation(store), 0);
+	store_snapshot_close(snapshot);
+	ck_assert(store_may_read(store, false));
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_uint_eq(store_generation(store), 1);
+	assert_content(2, SMALL);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("store");
@@ -534,6 +688,10 @@ static Suite *suite(void)
 	tcase_add_test(tc, names_are_checked);
 	tcase_add_test(tc, many_are_put_at_once);
 	tcase_add_test(tc, one_of_many_that_does_not_fit);
+	tcase_add_test(tc, compaction_gives_space_back);
+	tcase_add_test(tc, compaction_can_be_ended);
+	tcase_add_test(tc, compaction_without_room_changes_nothing);
+	tcase_add_test(tc, compaction_waits_for_snapshots);
 	suite_add_tcase(s, tc);
 	return s;
 }
