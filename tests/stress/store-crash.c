@@ -4,8 +4,8 @@
  *
  * usage: store-crash [ROUNDS [SEED]]      (default 25, 1)
  *
- * A child opens the store and puts, replaces and removes versions of random sizes until it is killed (SIGKILL) after a
- * random time. The parent then opens the store and checks: every name leads to a whole version (all bytes of it verified,
+ * A child opens the store and puts, replaces and removes versions of random sizes, and compacts the file now and then,
+ * until it is killed (SIGKILL) after a random time. The parent then opens the store and checks: every name leads to a whole version (all bytes of it verified,
  * and equal to what its digest stands for), a name whose change the child had confirmed has that change, no chunk is left
  * that belongs to no version, and the file does not grow without bound. Exit status: 0 good, 1 not, 77 cannot run here.
  */
@@ -31,7 +31,7 @@
 /* What the child confirmed: for each name the seed it has (0: none), and the one it may have by now. */
 struct confirmed {
 	volatile unsigned seed[NAMES], next[NAMES];
-	volatile unsigned changes;
+	volatile unsigned changes, compactions;
 };
 
 static const uint64_t sizes[SIZES] = {
@@ -106,6 +106,7 @@ static void write_until_killed(const char *folder, struct confirmed *confirmed, 
 		return;
 	for (;;) {
 		unsigned name = (unsigned)(next_random(&x) % NAMES), seed = (unsigned)(next_random(&x) % VERSIONS);
+		struct store_space before, after;
 		int r;
 
 		confirmed->next[name] = seed;
@@ -115,6 +116,11 @@ static void write_until_killed(const char *folder, struct confirmed *confirmed, 
 			return;
 		confirmed->seed[name] = seed;
 		++confirmed->changes;
+		if (next_random(&x) % 4 == 0) {
+			if (store_compact(store, NULL, &before, &after, NULL))
+				return;
+			confirmed->compactions += after.file_bytes < before.file_bytes;
+		}
 	}
 }
 
@@ -300,8 +306,8 @@ int main(int argc, char **argv)
 		printf("data.mdb grew to %ld MiB\n", (long)(st.st_size >> 20));
 		good = false;
 	}
-	printf("%lu kills, %u confirmed changes, data.mdb %ld MiB: %s\n", rounds, confirmed->changes,
-	       (long)(st.st_size >> 20), good ? "good" : "NOT GOOD");
+	printf("%lu kills, %u confirmed changes, %u compactions, data.mdb %ld MiB: %s\n", rounds, confirmed->changes,
+	       confirmed->compactions, (long)(st.st_size >> 20), good ? "good" : "NOT GOOD");
 	*strrchr(folder, '/') = '\0';
 	if (good)
 		remove_store(folder);

@@ -213,6 +213,59 @@ START_TEST(every_method_brings_the_same_bytes)
 }
 END_TEST
 
+struct churn {
+	atomic_bool stop;
+	unsigned n; /* compactions that made the file another one */
+};
+
+/* Makes garbage and compacts it away, until it is told to stop. */
+static void *churn_main(void *userdata)
+{
+	struct churn *churn = userdata;
+	struct store_space before, after;
+	uint64_t generation;
+
+	for (uint64_t i = 0; !atomic_load(&churn->stop) || churn->n < 3; ++i) {
+		generation = store_generation(store);
+		ck_assert_int_eq(test_put(store, "churn", 1000 + i % 2, 2 * CHUNK, true, NULL), 0);
+		ck_assert_int_eq(store_remove(store, "churn"), 0);
+		ck_assert_int_eq(store_compact(store, NULL, &before, &after, NULL), 0);
+		churn->n += store_generation(store) > generation;
+	}
+	return NULL;
+}
+
+/* _i: the method. Loads keep coming while the file becomes another one again and again: all bring the right bytes. */
+START_TEST(loads_go_on_during_compaction)
+{
+	enum { VERSIONS = 6, LOADS = 12, ROUNDS = 25 };
+	struct test_load loads[LOADS];
+	struct churn churn = {};
+	pthread_t thread;
+
+	start((enum pager_method)_i);
+	ck_assert_int_eq(test_put(store, "below", 500, CHUNK, false, NULL), 0);
+	for (uint64_t i = 0; i < VERSIONS; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%u", (unsigned)i);
+		ck_assert_int_eq(test_put(store, name, i, (3 + 240 * i) * PAGE, false, NULL), 0);
+	}
+	ck_assert_int_eq(store_remove(store, "below"), 0); /* everything moves */
+	ck_assert_int_eq(pthread_create(&thread, NULL, churn_main, &churn), 0);
+	for (unsigned round = 0; round < ROUNDS; ++round) {
+		for (unsigned i = 0; i < LOADS; ++i)
+			submit(&loads[i], i % VERSIONS, (3 + 240 * (i % VERSIONS)) * PAGE, region + i * (REGION_BYTES / LOADS / PAGE * PAGE));
+		for (unsigned i = 0; i < LOADS; ++i)
+			assert_loaded(&loads[i]);
+	}
+	atomic_store(&churn.stop, true);
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_uint_ge(churn.n, 3);
+	ck_assert_int_eq(pager_method(pager), _i);
+}
+END_TEST
+
 START_TEST(random_sizes_and_methods)
 {
 	uint64_t random[2];
@@ -443,6 +496,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_loop_test(tc, every_method_brings_the_same_bytes, 0, _PAGER_METHOD_N);
 	tcase_add_test(tc, random_sizes_and_methods);
+	tcase_add_loop_test(tc, loads_go_on_during_compaction, 0, _PAGER_METHOD_N);
 	tcase_add_loop_test(tc, many_loads_at_once, 0, _PAGER_METHOD_N);
 	tcase_add_test(tc, what_is_not_there);
 	tcase_add_loop_test(tc, damage_fails_its_load_only, 0, _PAGER_METHOD_N);
