@@ -3,7 +3,9 @@
  * Which adapter a request uses
  *
  * The candidates are the first N names of the daemon's list in byte order, or those that match a pattern. Request i takes
- * candidate i mod N; with Zipf's law of exponent a, candidate k (from 1) with a probability in proportion to 1 / k^a.
+ * candidate i mod N; with Zipf's law of exponent a, candidate k (from 1) with a probability in proportion to 1 / k^a; with
+ * a power law of exponent a, candidate floor(N u^(1/a)) (from 0) for a uniform u, as in the workload of the S-LoRA paper
+ * (Sheng and others 2023): 1 chooses evenly, less prefers the first candidates.
  */
 #include <fnmatch.h>
 #include <math.h>
@@ -13,21 +15,6 @@
 #include "tools/bench.h"
 #include "tools/number.h"
 #include "tools/talk.h"
-
-/** bench_random_next() - SplitMix64 (Steele, Lea, Flood 2014): 64 random bits */
-uint64_t bench_random_next(struct bench_random *random)
-{
-	uint64_t z = random->state += UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
-double bench_random_unit(struct bench_random *random)
-{
-	return (double)(bench_random_next(random) >> 11) * 0x1p-53;
-}
 
 static enum bench_tier tier_of(const char *state)
 {
@@ -119,6 +106,19 @@ int bench_adapters_zipf(struct bench_adapters *adapters, double exponent, struct
 	return TOOL_OK;
 }
 
+/** bench_adapters_power() - choose by a power law from now on */
+void bench_adapters_power(struct bench_adapters *adapters, double exponent)
+{
+	adapters->power = exponent;
+}
+
+static size_t choose_by_power(const struct bench_adapters *adapters, struct bench_random *random)
+{
+	size_t index = (size_t)((double)adapters->n * pow(bench_random_unit(random), 1 / adapters->power));
+
+	return index < adapters->n ? index : adapters->n - 1; /* rounded up to N */
+}
+
 /** bench_adapters_choose() - the adapter of a request, NULL for the bare base */
 struct bench_adapter *bench_adapters_choose(struct bench_adapters *adapters, uint64_t request,
 					    struct bench_random *random)
@@ -128,6 +128,8 @@ struct bench_adapter *bench_adapters_choose(struct bench_adapters *adapters, uin
 
 	if (!adapters->n)
 		return NULL;
+	if (adapters->power > 0)
+		return &adapters->list[choose_by_power(adapters, random)];
 	if (!adapters->sums)
 		return &adapters->list[request % adapters->n];
 	at = bench_random_unit(random) * adapters->sums[adapters->n - 1];

@@ -11,6 +11,18 @@ tools_libtools_la_SOURCES = \
 tools_libtools_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tools_libtools_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS)
 
+noinst_LTLIBRARIES += tools/libbench.la
+tools_libbench_la_SOURCES = \
+	tools/bench.h \
+	tools/bench-adapters.c \
+	tools/bench-load.c \
+	tools/bench-plan.c \
+	tools/bench-random.c \
+	tools/bench-trace.c \
+	tools/talk.c tools/talk.h
+tools_libbench_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tools_libbench_la_LIBADD = tools/libtools.la libclient/libloraclient.la -lm
+
 tools_loractl_SOURCES = \
 	tools/ask.c tools/ask.h \
 	tools/ctl.c tools/ctl.h \
@@ -32,14 +44,9 @@ tools_loractl_SOURCES = \
 tools_loractl_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tools_loractl_LDADD = tools/libtools.la daemon/format/libformat.la libclient/libloraclient.la
 
-tools_lorabench_SOURCES = \
-	tools/bench.h \
-	tools/bench-adapters.c \
-	tools/bench-load.c \
-	tools/lorabench.c \
-	tools/talk.c tools/talk.h
+tools_lorabench_SOURCES = tools/lorabench.c
 tools_lorabench_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
-tools_lorabench_LDADD = tools/libtools.la libclient/libloraclient.la -lm
+tools_lorabench_LDADD = tools/libbench.la
 
 EXTRA_DIST += tools/loractl.bash
 install-data-local: install-completion

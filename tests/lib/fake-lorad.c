@@ -4,8 +4,9 @@
  *
  * Every 2 ms each request gets one token: first prompt token + position, with the text "<id>". Five adapters are listed,
  * a0 to a4, of which a3 and a4 are in the store and take a moment to page in once; "missing" does not exist; "broken"
- * fails after two tokens; "busy" is refused until in 350 ms. Answers say as cached_tokens the sum of the targets that came
- * with the request. Prints READY once it listens.
+ * fails after two tokens; "busy" is refused until in 350 ms. A target of 1 ms for the first token
+ * is dropped early. Answers say as cached_tokens the sum of the targets that came with the request. Prints READY once it
+ * listens.
  */
 #include <errno.h>
 #include <signal.h>
@@ -61,6 +62,10 @@ static int take_request(void *userdata, struct ipc_request *request, struct diag
 			engine->resident[index] = true;
 			page_in_ms = 3.5;
 		}
+	}
+	if (request->first_token_ms == 1) {
+		request->retry_ms = 20;
+		return diag_set(diag, ETIME, "the first token would miss its target");
 	}
 	job = calloc(1, sizeof(*job));
 	if (!job)

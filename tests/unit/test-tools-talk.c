@@ -49,6 +49,8 @@ static void stop(void)
 #define loractl_start(...) start_program("tools/loractl", NULL, "--socket", socket_path, __VA_ARGS__, (char *)NULL)
 #define lorabench(...) tools_run("tools/lorabench", NULL, "--socket", socket_path, "--json", "--clients", "3",             \
 				 "--prompt-tokens", "10", "--gen-tokens", "5", __VA_ARGS__, (char *)NULL)
+#define lorabench_trace(...) tools_run("tools/lorabench", NULL, "--socket", socket_path, "--json", "--clients", "2",       \
+				       __VA_ARGS__, (char *)NULL)
 
 static json_t *parse(struct tools_output output)
 {
@@ -242,6 +244,68 @@ START_TEST(test_bench)
 }
 END_TEST
 
+static json_int_t figure(json_t *figures, const char *key)
+{
+	json_t *value = json_object_get(figures, key);
+
+	ck_assert_msg(json_is_integer(value), "%s is missing or no integer", key);
+	return json_integer_value(value);
+}
+
+START_TEST(test_bench_counts_targets)
+{
+	json_t *figures = parse(lorabench("--adapters", "1", "--requests", "10"));
+
+	ck_assert_int_eq(figure(figures, "offered"), 10);
+	ck_assert(json_is_null(json_object_get(figures, "in_target")));
+	ck_assert(json_is_null(json_object_get(figures, "attainment")));
+	json_decref(figures);
+	figures = parse(lorabench("--adapters", "1", "--requests", "10", "--deadline-ms", "60000"));
+	ck_assert_int_eq(figure(figures, "in_target"), 10);
+	ck_assert_double_eq(json_real_value(json_object_get(figures, "attainment")), 1);
+	ck_assert_double_gt(json_real_value(json_object_get(figures, "in_target_s")), 0);
+	ck_assert_int_eq(figure(figures, "prefix_hit_tokens"), 600000); /* the daemon was told */
+	json_decref(figures);
+	figures = parse(lorabench("--adapters", "1", "--requests", "10", "--target-ms", "60000"));
+	ck_assert_int_eq(figure(figures, "in_target"), 10);
+	ck_assert_int_eq(figure(figures, "prefix_hit_tokens"), 0); /* it was not */
+	json_decref(figures);
+	/* 3 clients are turned away and wait 20 ms each time: no errors, but no answers either */
+	figures = parse(lorabench("--adapters", "1", "--requests", "10", "--deadline-ms", "1"));
+	ck_assert_int_eq(figure(figures, "aborted"), 10);
+	ck_assert_int_eq(figure(figures, "errors") + figure(figures, "in_target") + figure(figures, "requests"), 0);
+	ck_assert_double_gt(json_real_value(json_object_get(figures, "seconds")), 0.05);
+	json_decref(figures);
+}
+END_TEST
+
+START_TEST(test_bench_open_loop)
+{
+	char trace[128];
+	json_t *figures;
+	FILE *file;
+
+	/* one token each 2 ms and request: what arrives in the last moments is open at the end, all others are in time */
+	figures = parse(lorabench("--adapters", "5", "--rate", "200", "--cv", "0", "--power", "0.3", "--target-ms", "5000",
+				  "--duration", "0.5"));
+	ck_assert_int_ge(figure(figures, "offered"), 95);
+	ck_assert_int_le(figure(figures, "offered"), 100);
+	ck_assert_int_eq(figure(figures, "in_target"), figure(figures, "offered"));
+	json_decref(figures);
+	(void)snprintf(trace, sizeof(trace), "%s.trace", socket_path);
+	file = fopen(trace, "w");
+	ck_assert_ptr_nonnull(file);
+	(void)fputs("0 0 5 3\n0.01 a1 6 4\n0.2 - 7 5\n", file);
+	(void)fclose(file);
+	figures = parse(lorabench_trace("--adapters", "2", "--trace", trace));
+	unlink(trace);
+	ck_assert_int_eq(figure(figures, "requests"), 3);
+	ck_assert_int_eq(figure(figures, "tokens"), 12);
+	ck_assert_double_gt(json_real_value(json_object_get(figures, "seconds")), 0.2);
+	json_decref(figures);
+}
+END_TEST
+
 START_TEST(test_bench_refuses)
 {
 	tools_expect_refused(lorabench("--adapters", "6", "--requests", "1"), "there are 5");
@@ -251,6 +315,12 @@ START_TEST(test_bench_refuses)
 	ck_assert_int_eq(lorabench("--adapters", "1").status, 2);
 	ck_assert_int_eq(lorabench("--adapters", "1", "--requests", "1", "--duration", "1").status, 2);
 	ck_assert_int_eq(lorabench("--requests", "1").status, 2);
+	tools_expect_refused(lorabench("--adapters", "1", "--requests", "1", "--shared-prefix", "65"), "--shared-prefix 65");
+	ck_assert_int_eq(lorabench("--adapters", "1", "--requests", "1", "--cv", "2").status, 2);
+	ck_assert_int_eq(lorabench("--adapters", "1", "--requests", "1", "--zipf", "1", "--power", "1").status, 2);
+	ck_assert_int_eq(lorabench("--adapters", "1", "--requests", "1", "--target-ms", "1", "--deadline-ms", "1").status, 2);
+	ck_assert_int_eq(lorabench("--adapters", "1", "--trace", "x").status, 2);
+	tools_expect_refused(lorabench_trace("--adapters", "1", "--trace", "/nowhere/x"), "/nowhere/x: No such file");
 }
 END_TEST
 
@@ -268,6 +338,8 @@ int main(void)
 	tcase_add_test(tcase, test_daemon_dies);
 	tcase_add_test(tcase, test_slow_and_full_stdout);
 	tcase_add_test(tcase, test_bench);
+	tcase_add_test(tcase, test_bench_counts_targets);
+	tcase_add_test(tcase, test_bench_open_loop);
 	tcase_add_test(tcase, test_bench_refuses);
 	suite_add_tcase(suite, tcase);
 	return run_suite(suite);
