@@ -8,6 +8,7 @@
 
 #include "daemon/base/list.h"
 #include "daemon/cache/cache.h"
+#include "daemon/cache/policy.h"
 
 #define CACHE_BUCKETS 16384u
 #define CACHE_RETIRED_MAX 16384u /* versions without memory or users whose counters are kept: about 8 MB */
@@ -22,7 +23,7 @@ enum copy_state {
 /* A version's copy in one tier. */
 struct cache_copy {
 	enum copy_state state;
-	struct list lru;            /* linked: whole and free to be evicted */
+	struct policy_item item;    /* linked: whole and free to be evicted */
 	struct pool_run run;        /* unless absent */
 };
 
@@ -57,7 +58,7 @@ struct cache_adapter {
 struct cache_tier_state {
 	struct pool *pool;          /* NULL: there is no such tier */
 	size_t limit, used;         /* bytes of the pool */
-	struct list lru;            /* least recently used first */
+	struct policy policy;       /* of copies free to be evicted */
 };
 
 struct cache {
@@ -92,6 +93,7 @@ enum cache_state cache_state_of(const struct cache_adapter *adapter);
 
 /* evict.c; all with the lock */
 size_t cache_charge(const struct cache_adapter *adapter); /* bytes it takes from a pool */
+void cache_touch(struct cache_adapter *adapter);          /* somebody asks for it */
 int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier, uint64_t since); /* POOL_OK: filling; POOL_E_FULL */
 void cache_note_whole(struct cache_adapter *adapter, enum cache_tier tier);
 void cache_drop(struct cache_adapter *adapter, enum cache_tier tier);  /* gives its memory there back */

@@ -64,14 +64,17 @@ struct cache_adapter *cache_find(struct cache *cache, const struct store_digest 
 	return NULL;
 }
 
-static struct cache_adapter *add(struct cache *cache, const struct store_digest *digest)
+static struct cache_adapter *add(struct cache *cache, const struct store_record *record)
 {
 	struct cache_adapter *adapter = calloc(1, sizeof(*adapter));
 
 	if (!adapter)
 		return NULL;
 	adapter->cache = cache;
-	list_append(bucket_of(cache, digest), &adapter->bucket);
+	adapter->record = *record;
+	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
+		policy_item_init(&adapter->copy[tier].item, cache_charge(adapter));
+	list_append(bucket_of(cache, &record->digest), &adapter->bucket);
 	++cache->n_known;
 	list_append(&cache->retired, &adapter->retired);
 	++cache->n_retired;
@@ -86,10 +89,9 @@ static struct cache_adapter *find_or_add(struct cache *cache, const struct store
 	if (adapter && adapter->work)
 		return adapter;
 	if (!adapter)
-		adapter = add(cache, &record->digest);
+		adapter = add(cache, record);
 	if (!adapter)
 		return NULL;
-	adapter->record = *record;
 	adapter->work = calloc(1, sizeof(*adapter->work));
 	if (!adapter->work)
 		return NULL; /* known and retired, which does no harm */
@@ -321,7 +323,7 @@ int cache_new(struct cache **ret, const struct cache_options *options)
 	list_init(&cache->uploaded);
 	list_init(&cache->retired);
 	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
-		list_init(&cache->tier[tier].lru);
+		policy_init(&cache->tier[tier].policy);
 	for (size_t i = 0; i < CACHE_BUCKETS; ++i)
 		list_init(&cache->buckets[i]);
 	*ret = cache;
@@ -358,8 +360,7 @@ static void count_request(struct cache_adapter *adapter)
 	struct cache_stats *stats = &adapter->cache->stats;
 
 	++adapter->requests;
-	adapter->used_ns = clock_ns();
-	adapter->forgotten = false;
+	cache_touch(adapter);
 	for (unsigned tier = _CACHE_TIER_N; tier-- > 0;) {
 		if (adapter->copy[tier].state == COPY_WHOLE) {
 			++stats->tier[tier].hits;
@@ -532,7 +533,7 @@ static int fault_digest(struct cache *cache, const struct store_digest *digest, 
 	pthread_mutex_lock(&cache->lock);
 	adapter = find_or_add(cache, &record);
 	if (adapter) {
-		adapter->forgotten = false;
+		cache_touch(adapter);
 		r = fault(adapter, FAULT_ADMIN, &upload, diag);
 		adapter->pinned |= pin && (r == CACHE_OK || r == CACHE_E_PENDING);
 		cache_settle(adapter);

@@ -3,9 +3,12 @@
  * Memory of adapters: taking, evicting, giving back
  *
  * Each tier is a pool of which adapters may take so much. On the device they share it with the KV cache. What has a copy in
- * a tier that nobody needs there is on the tier's list, least recently used first; whoever needs room takes victims from
- * its front until there is enough. A copy that was just made goes to the back, so that whoever waits for it comes to hold
- * it before its turn. A device copy is needed while held or pinned, a host copy while it is uploaded from.
+ * a tier that nobody needs there is known to the tier's policy (policy.c), which says who goes next; whoever needs room takes
+ * victims until there is enough. A device copy is needed while held or pinned, a host copy while it is uploaded from.
+ *
+ * To find a victim unused, claim it and give its memory back is one section under the lock: the copy is whole before and
+ * absent after, nobody sees it in between. There is nothing to wait for: no step uses what is not held, and giving
+ * memory back is a change of the pool's map (docs/RESIDENCY.md has what it costs).
  *
  * Stamps: a version that a request asked for in the turn `since` or later is passed over, as long as somebody references it.
  * The step loop asks in the order of age and evicts for its own turn's stamps only, so a request takes memory from younger
@@ -53,7 +56,7 @@ void cache_drop(struct cache_adapter *adapter, enum cache_tier tier)
 	struct cache *cache = adapter->cache;
 
 	assert(copy->state != COPY_ABSENT);
-	list_unlink(&copy->lru);
+	policy_remove(&copy->item);
 	if (tier == CACHE_TIER_DEVICE) {
 		assert(adapter->holds == 0);
 		step_lora_deinit(&adapter->lora);
@@ -99,7 +102,18 @@ static void retire(struct cache_adapter *adapter)
 	--cache->n_known;
 }
 
-/* Puts a version where its state says: evictable copies on the LRU lists, one without any use among the retired. */
+/* Somebody asks for it, wherever it is. */
+void cache_touch(struct cache_adapter *adapter)
+{
+	struct cache *cache = adapter->cache;
+
+	adapter->used_ns = clock_ns();
+	adapter->forgotten = false;
+	for (unsigned tier = cache->lowest; tier < _CACHE_TIER_N; ++tier)
+		policy_touch(&cache->tier[tier].policy, &adapter->copy[tier].item, cache->stats.tier[tier].adapters);
+}
+
+/* Puts a version where its state says: evictable copies among the policies' items, one without any use among the retired. */
 void cache_settle(struct cache_adapter *adapter)
 {
 	bool has_memory = false;
@@ -111,16 +125,18 @@ void cache_settle(struct cache_adapter *adapter)
 			evict(adapter, tier, CACHE_FORGOTTEN);
 		has_memory |= copy->state != COPY_ABSENT;
 		if (!is_evictable(adapter, tier))
-			list_unlink(&copy->lru);
-		else if (!list_linked(&copy->lru))
-			list_append(&adapter->cache->tier[tier].lru, &copy->lru);
+			policy_remove(&copy->item);
+		else if (!list_linked(&copy->item.link))
+			policy_add(&adapter->cache->tier[tier].policy, &copy->item);
 	}
 	if (!has_memory && adapter->refs == 0 && !adapter->pinned && !list_linked(&adapter->retired))
 		retire(adapter);
 }
 
-static struct cache_adapter *of_copy(struct cache_copy *copy, enum cache_tier tier)
+static struct cache_adapter *of_item(struct policy_item *item, enum cache_tier tier)
 {
+	struct cache_copy *copy = container_of(item, struct cache_copy, item);
+
 	return tier == CACHE_TIER_HOST ? container_of(copy, struct cache_adapter, copy[CACHE_TIER_HOST])
 				       : container_of(copy, struct cache_adapter, copy[CACHE_TIER_DEVICE]);
 }
@@ -128,10 +144,10 @@ static struct cache_adapter *of_copy(struct cache_copy *copy, enum cache_tier ti
 /* Who goes next, but for those a request asked for in this turn or later. */
 static struct cache_adapter *next_victim(struct cache *cache, enum cache_tier tier, uint64_t since)
 {
-	struct cache_copy *copy;
+	struct policy *policy = &cache->tier[tier].policy;
 
-	list_for_each(copy, &cache->tier[tier].lru, lru) {
-		struct cache_adapter *adapter = of_copy(copy, tier);
+	for (struct policy_item *item = policy_first(policy); item; item = policy_next(policy, item)) {
+		struct cache_adapter *adapter = of_item(item, tier);
 
 		if (adapter->refs == 0 || adapter->turn < since)
 			return adapter;

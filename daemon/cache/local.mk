@@ -4,5 +4,7 @@ daemon_cache_libcache_la_SOURCES = \
 	daemon/cache/cache-internal.h \
 	daemon/cache/cache.c daemon/cache/cache.h \
 	daemon/cache/evict.c \
+	daemon/cache/policy.c daemon/cache/policy.h \
 	daemon/cache/stats.c \
 	daemon/cache/upload.c
+daemon_cache_libcache_la_LIBADD = -lm

@@ -3,7 +3,8 @@ STORE_TEST_LIBS = daemon/store/libstore.la daemon/os/libos.la daemon/format/libf
 	daemon/base/libbase.la $(CHECK_LIBS)
 EXTRA_DIST += tests/unit/adapter-util.h tests/unit/cache-rig.h tests/unit/cache-util.h tests/unit/store-util.h
 if HAVE_CHECK
-store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-turn tests/unit/test-cache-upload \
+store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-policy \
+	tests/unit/test-cache-turn tests/unit/test-cache-upload \
 	tests/unit/test-import-import
 check_PROGRAMS += $(store_tests)
 TESTS += $(store_tests)
@@ -14,6 +15,8 @@ tests_unit_test_store_pager_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=uring_reap,--wrap
 tests_unit_test_store_pager_LDADD = $(STORE_TEST_LIBS)
 tests_unit_test_cache_cache_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_cache_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
+tests_unit_test_cache_policy_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_cache_policy_LDADD = daemon/cache/libcache.la $(CHECK_LIBS)
 tests_unit_test_cache_turn_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_turn_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
 tests_unit_test_cache_upload_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
@@ -35,3 +38,9 @@ tests_bench_page_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=crc32c
 tests_bench_page_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tests_bench_page_LDADD = daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la \
 	kernels/libkernels.la daemon/base/libbase.la $(JANSSON_LIBS)
+
+# What the cache's eviction order is worth, and what its calls cost: see docs/RESIDENCY.md.
+EXTRA_PROGRAMS += tests/bench/cache-sim
+tests_bench_cache_sim_SOURCES = tests/bench/cache-sim.c tests/bench/cache-sim.h tests/bench/cache-sim-policies.c \
+	tests/bench/cache-sim-trace.c
+tests_bench_cache_sim_LDADD = daemon/cache/libcache.la
