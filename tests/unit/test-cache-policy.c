@@ -69,6 +69,38 @@ START_TEST(frequency_counts_and_fades)
 }
 END_TEST
 
+/* What was popular long ago and is asked for once more counts as once. */
+START_TEST(old_requests_fade)
+{
+	put(0, MIB, 64);
+	put(1, MIB, 1);
+	policy_remove(&item[1]);
+	for (unsigned i = 0; i < 20 * 88; ++i)
+		policy_touch(&policy, &item[1], 10);
+	policy_touch(&policy, &item[0], 10);
+	put(2, MIB, 3);
+	ck_assert_uint_eq(first(), 0);
+	ck_assert_double_lt(item[0].weight, 1.01);
+}
+END_TEST
+
+/* Wherever the window has got to, with nobody having asked for the first meanwhile. */
+START_TEST(the_window_may_be_anywhere)
+{
+	for (unsigned n = 2000; n < 2000 + 2 * POLICY_BUCKETS; ++n) {
+		setup();
+		put(0, MIB, 1);
+		policy_remove(&item[0]);
+		policy_item_init(&item[1], MIB);
+		for (unsigned i = 0; i < n; ++i)
+			policy_touch(&policy, &item[1], 0);
+		policy_add(&policy, &item[1]);
+		put(2, MIB, 1);
+		ck_assert_uint_eq(first(), 2);
+	}
+}
+END_TEST
+
 START_TEST(the_larger_goes_first)
 {
 	put(0, 2 * MIB, 1);
@@ -136,7 +168,7 @@ START_TEST(buckets_agree_with_the_formula)
 	for (unsigned round = 0; round < 60000; ++round) {
 		unsigned i = (unsigned)((double)ITEMS * pow((double)rand() / RAND_MAX, 3)) % ITEMS;
 
-		policy_touch(&policy, &item[i], round < 30000 ? n : n / 100); /* the second half ages fast */
+		policy_touch(&policy, &item[i], round < 30000 ? n : 0); /* the second half ages fast */
 		if (!in[i]) {
 			policy_add(&policy, &item[i]);
 			in[i] = true;
@@ -165,6 +197,8 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_test(tc, recency_orders_equals);
 	tcase_add_test(tc, frequency_counts_and_fades);
+	tcase_add_test(tc, old_requests_fade);
+	tcase_add_test(tc, the_window_may_be_anywhere);
 	tcase_add_test(tc, the_larger_goes_first);
 	tcase_add_test(tc, weights_outlive_memory);
 	tcase_add_test(tc, buckets_agree_with_the_formula);
