@@ -58,4 +58,29 @@ static inline void settle_loads(void)
 	while (s.loading > 0);
 }
 
+static inline void sum_up(void *userdata, const struct cache_info *info)
+{
+	struct cache_tier_stats *sum = userdata;
+
+	if (info->state == CACHE_DEVICE) {
+		sum->bytes += info->bytes;
+		++sum->adapters;
+	}
+}
+
+/* Nothing is under way: the counters agree with the copies there are, and with the pool. */
+static inline void assert_consistent(void)
+{
+	struct cache_tier_stats sum = { 0 };
+	struct cache_stats s;
+
+	cache_read_stats(cache, &s);
+	cache_each(cache, sum_up, &sum);
+	ck_assert_uint_eq(s.loading, 0);
+	ck_assert_uint_eq(s.tier[CACHE_TIER_DEVICE].adapters, sum.adapters);
+	ck_assert_uint_eq(s.tier[CACHE_TIER_DEVICE].bytes, sum.bytes);
+	ck_assert_uint_eq(pool_used(pool, POOL_ADAPTERS), sum.bytes);
+	ck_assert_uint_eq(s.loads, sum.adapters + cache_evictions(&s));
+}
+
 #endif

@@ -30,7 +30,7 @@ static unsigned changes;
 /* What a device address is in host memory: the same on the CPU. */
 static const void *(*seen_by_host)(const void *device);
 
-static void on_changed(void *userdata)
+static inline void on_changed(void *userdata)
 {
 	(void)userdata;
 	pthread_mutex_lock(&lock);
@@ -40,22 +40,22 @@ static void on_changed(void *userdata)
 }
 
 /* An adapter of one module; every number of its A is the seed. */
-static void add(const char *name, uint64_t seed, const struct image_geometry *geometry)
+static inline void add_of_rank(const char *name, uint64_t seed, const struct image_geometry *geometry, uint32_t rank)
 {
-	struct image_module m = { .module = 0, .rank = RANK, .dtype = KERN_F32, .scale = 1 };
+	struct image_module m = { .module = 0, .rank = rank, .dtype = KERN_F32, .scale = 1 };
 	struct store_record record = test_record(seed, IMAGE_PAGE);
 	float *numbers;
 	uint8_t *payload;
 
 	ck_assert_int_eq(image_plan(&m, 1, geometry, &record.payload_bytes, NULL), 0);
 	record.n_modules = 1;
-	record.max_rank = RANK;
+	record.max_rank = rank;
 	record.geometry = *geometry;
 	payload = aligned_alloc(IMAGE_PAGE, record.payload_bytes);
-	numbers = calloc((size_t)RANK * (m.in > m.out ? m.in : m.out), sizeof(*numbers));
+	numbers = calloc((size_t)rank * (m.in > m.out ? m.in : m.out), sizeof(*numbers));
 	image_begin(payload, record.payload_bytes, &m, 1);
 	ck_assert_int_eq(image_put_b(payload, &m, numbers, "b", NULL), 0);
-	for (size_t i = 0; i < (size_t)RANK * m.in; ++i)
+	for (size_t i = 0; i < (size_t)rank * m.in; ++i)
 		numbers[i] = (float)seed;
 	ck_assert_int_eq(image_put_a(payload, &m, numbers, "a", NULL), 0);
 	ck_assert_int_eq(store_put(store, name, true, &record, TEST_CONFIG, payload, NULL), 0);
@@ -63,7 +63,12 @@ static void add(const char *name, uint64_t seed, const struct image_geometry *ge
 	free(payload);
 }
 
-static struct cache_adapter *get(uint64_t seed)
+static inline void add(const char *name, uint64_t seed, const struct image_geometry *geometry)
+{
+	add_of_rank(name, seed, geometry, RANK);
+}
+
+static inline struct cache_adapter *get(uint64_t seed)
 {
 	const struct store_digest digest = test_digest(seed);
 	struct cache_adapter *adapter = NULL;
@@ -73,7 +78,7 @@ static struct cache_adapter *get(uint64_t seed)
 }
 
 /* As the step loop does it: ask, and ask again after each change. */
-static int hold(struct cache_adapter *adapter, struct diag *diag)
+static inline int hold(struct cache_adapter *adapter, struct diag *diag)
 {
 	unsigned seen;
 	int r;
@@ -93,7 +98,7 @@ static int hold(struct cache_adapter *adapter, struct diag *diag)
 	}
 }
 
-static void assert_content(const struct cache_adapter *adapter, uint64_t seed)
+static inline void assert_content(const struct cache_adapter *adapter, uint64_t seed)
 {
 	const struct step_lora *lora = cache_lora(adapter);
 	const float *a = seen_by_host ? seen_by_host(lora->modules[0].a) : lora->modules[0].a;
@@ -104,7 +109,7 @@ static void assert_content(const struct cache_adapter *adapter, uint64_t seed)
 		ck_assert_float_eq(a[i], (float)seed);
 }
 
-static enum cache_state state_of(uint64_t seed)
+static inline enum cache_state state_of(uint64_t seed)
 {
 	const struct store_digest digest = test_digest(seed);
 	struct store_record record;
@@ -114,7 +119,7 @@ static enum cache_state state_of(uint64_t seed)
 }
 
 /* Makes it resident and lets go of it at once. */
-static int touch(uint64_t seed)
+static inline int touch(uint64_t seed)
 {
 	struct cache_adapter *adapter = get(seed);
 	int r = hold(adapter, NULL);
@@ -127,7 +132,7 @@ static int touch(uint64_t seed)
 	return r;
 }
 
-static struct cache_stats stats(void)
+static inline struct cache_stats stats(void)
 {
 	struct cache_stats s;
 
@@ -135,7 +140,7 @@ static struct cache_stats stats(void)
 	return s;
 }
 
-static uint64_t evictions(void)
+static inline uint64_t evictions(void)
 {
 	const struct cache_stats s = stats();
 

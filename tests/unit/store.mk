@@ -3,7 +3,8 @@ STORE_TEST_LIBS = daemon/store/libstore.la daemon/os/libos.la daemon/format/libf
 	daemon/base/libbase.la $(CHECK_LIBS)
 EXTRA_DIST += tests/unit/adapter-util.h tests/unit/cache-rig.h tests/unit/cache-util.h tests/unit/store-util.h
 if HAVE_CHECK
-store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-policy \
+store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit/test-cache-cache tests/unit/test-cache-faults \
+	tests/unit/test-cache-policy tests/unit/test-cache-share \
 	tests/unit/test-cache-turn tests/unit/test-cache-upload \
 	tests/unit/test-import-import
 check_PROGRAMS += $(store_tests)
@@ -15,6 +16,11 @@ tests_unit_test_store_pager_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=uring_reap,--wrap
 tests_unit_test_store_pager_LDADD = $(STORE_TEST_LIBS)
 tests_unit_test_cache_cache_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_cache_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
+tests_unit_test_cache_faults_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_cache_faults_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=aligned_alloc
+tests_unit_test_cache_faults_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
+tests_unit_test_cache_share_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_cache_share_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la $(STORE_TEST_LIBS)
 tests_unit_test_cache_policy_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_cache_policy_LDADD = daemon/cache/libcache.la $(CHECK_LIBS)
 tests_unit_test_cache_turn_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
