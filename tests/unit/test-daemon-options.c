@@ -74,6 +74,39 @@ START_TEST(all_on_the_command_line)
 }
 END_TEST
 
+START_TEST(between_users)
+{
+	static const char *const wrong[] = {
+		"--user-weights 5", "--user-weights no-such-user=1", "--user-weights 5=0", "--user-weights 5=1e9",
+		"--user-weights 5=nan", "--user-weights 5=1,", "--schedule lifo", "--prefix-cache all", "--queue-limit -1",
+		"--batch-adapters 257",
+	};
+	char words[80];
+
+	ck_assert_int_eq(read_words("--model m", &nowhere), OPTIONS_OK);
+	ck_assert(!options.fairness.first_come && !options.fairness.n_weights && !options.fairness.batch_adapters);
+	ck_assert_uint_eq(options.fairness.queue_limit, OPTIONS_QUEUE_LIMIT);
+	ck_assert_int_eq(options.prefix, SCHED_PREFIX_USER);
+	ck_assert_int_eq(read_words("--model m --prefix-cache shared --schedule fcfs --user-weights root=2,1234=0.5 "
+				    "--queue-limit 0 --batch-adapters 16",
+				    &nowhere),
+			 OPTIONS_OK);
+	ck_assert_int_eq(options.prefix, SCHED_PREFIX_SHARED);
+	ck_assert(options.fairness.first_come);
+	ck_assert_uint_eq(options.fairness.n_weights, 2);
+	ck_assert_uint_eq(options.fairness.weight[0].uid, 0);
+	ck_assert_double_eq(options.fairness.weight[0].weight, 2);
+	ck_assert_uint_eq(options.fairness.weight[1].uid, 1234);
+	ck_assert_double_eq(options.fairness.weight[1].weight, 0.5);
+	ck_assert_uint_eq(options.fairness.queue_limit, 0);
+	ck_assert_uint_eq(options.fairness.batch_adapters, 16);
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(*wrong); ++i) {
+		(void)snprintf(words, sizeof(words), "--model m %s", wrong[i]);
+		ck_assert_msg(read_words(words, &nowhere) == OPTIONS_E_INVALID, "%s", wrong[i]);
+	}
+}
+END_TEST
+
 START_TEST(devices)
 {
 	ck_assert_int_eq(read_words("--model m --device cuda:3", &nowhere), OPTIONS_OK);
@@ -219,6 +252,7 @@ int main(void)
 	close(fd);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, all_on_the_command_line);
+	tcase_add_test(tc, between_users);
 	tcase_add_test(tc, devices);
 	tcase_add_test(tc, refusals_name_the_thing);
 	tcase_add_test(tc, help_and_version_come_first);
