@@ -35,7 +35,8 @@ struct kv {
 	size_t block_bytes;
 	pthread_mutex_t lock;     /* of all below and of all blocks: others evict from other threads */
 	struct list buckets[KV_BUCKETS]; /* whole blocks of the tree, by hash */
-	struct list roots;
+	struct list roots[KV_BUCKETS]; /* by hash of their keys */
+	uint32_t n_roots;
 	struct list lru;          /* least recently used first */
 	struct kv_stats stats;
 };
@@ -47,6 +48,6 @@ int kv_make_room(struct kv_seq *seq, uint32_t n);             /* in the sequence
 
 /* prefix.c, with the lock */
 void prefix_remove(struct kv *kv, struct kv_block *block);    /* out of the tree; its parent may become evictable */
-void prefix_close(struct kv_root *root);                      /* the sequence's reference to it */
+void prefix_close(struct kv *kv, struct kv_root *root);       /* the sequence's reference to it */
 
 #endif

@@ -81,9 +81,10 @@ int kv_new(struct kv **ret, struct pool *pool, const struct kv_shape *shape)
 	kv->layout.layer_bytes = token_bytes * kv->layout.block_tokens;
 	kv->block_bytes = kv->layout.layer_bytes * shape->n_layers;
 	(void)pthread_mutex_init(&kv->lock, NULL);
-	for (unsigned i = 0; i < KV_BUCKETS; ++i)
+	for (unsigned i = 0; i < KV_BUCKETS; ++i) {
 		list_init(&kv->buckets[i]);
-	list_init(&kv->roots);
+		list_init(&kv->roots[i]);
+	}
 	list_init(&kv->lru);
 	*ret = kv;
 	return 0;
@@ -96,7 +97,7 @@ struct kv *kv_free(struct kv *kv)
 		return NULL;
 	while (kv_evict(kv, SIZE_MAX, 0))
 		;
-	assert(kv->stats.used == 0 && kv->stats.cached == 0 && list_empty(&kv->roots));
+	assert(kv->stats.used == 0 && kv->stats.cached == 0 && kv->n_roots == 0);
 	(void)pthread_mutex_destroy(&kv->lock);
 	free(kv);
 	return NULL;
@@ -300,7 +301,7 @@ void kv_drop(struct kv *kv, struct kv_seq *seq)
 		kv_release(kv, seq->source);
 	release_down_to(kv, seq, 0);
 	if (seq->root)
-		prefix_close(seq->root);
+		prefix_close(kv, seq->root);
 	(void)pthread_mutex_unlock(&kv->lock);
 	free(seq->owned);
 	free(seq->block);

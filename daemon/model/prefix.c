@@ -32,6 +32,8 @@
 #include "daemon/model/kv-internal.h"
 
 #define COPY_LEAST 4u     /* tokens in common that are worth a copy */
+#define HASH_START UINT64_C(0xcbf29ce484222325) /* FNV-1a's */
+#define HASH_PRIME UINT64_C(0x100000001b3)
 #define SIBLINGS_MAX 64u  /* blocks looked at for a common beginning, the newest first */
 
 struct kv_root {
@@ -44,11 +46,25 @@ struct kv_root {
 
 /* ---- roots; with the lock ---- */
 
+static uint32_t mix(uint64_t hash)
+{
+	return (uint32_t)(hash ^ hash >> 32);
+}
+
+static struct list *roots_of(struct kv *kv, const uint8_t *key, size_t bytes)
+{
+	uint64_t hash = HASH_START;
+
+	for (size_t i = 0; i < bytes; ++i)
+		hash = (hash ^ key[i]) * HASH_PRIME;
+	return &kv->roots[mix(hash) % KV_BUCKETS];
+}
+
 static struct kv_root *find_root(struct kv *kv, const void *key, size_t bytes)
 {
 	struct kv_root *root;
 
-	list_for_each(root, &kv->roots, link)
+	list_for_each(root, roots_of(kv, key, bytes), link)
 		if (root->bytes == bytes && memcmp(root->key, key, bytes) == 0)
 			return root;
 	return NULL;
@@ -63,15 +79,17 @@ static struct kv_root *add_root(struct kv *kv, const void *key, size_t bytes)
 	root->bytes = bytes;
 	memcpy(root->key, key, bytes);
 	list_init(&root->children);
-	list_append(&kv->roots, &root->link);
+	list_append(roots_of(kv, key, bytes), &root->link);
+	kv->n_roots++;
 	return root;
 }
 
-void prefix_close(struct kv_root *root)
+void prefix_close(struct kv *kv, struct kv_root *root)
 {
 	assert(root->refs);
 	if (--root->refs)
 		return;
+	kv->n_roots--;
 	assert(list_empty(&root->children));
 	list_unlink(&root->link);
 	free(root);
@@ -81,11 +99,11 @@ void prefix_close(struct kv_root *root)
 
 static uint32_t hash_of(const struct kv_root *root, const struct kv_block *parent, const uint32_t *token, uint32_t n)
 {
-	uint64_t hash = (uintptr_t)(parent ? (const void *)parent : (const void *)root) * UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t hash = HASH_START ^ (uintptr_t)(parent ? (const void *)parent : (const void *)root);
 
 	for (uint32_t i = 0; i < n; ++i)
-		hash = (hash ^ token[i]) * UINT64_C(0x100000001b3);
-	return (uint32_t)(hash ^ hash >> 32);
+		hash = (hash ^ token[i]) * HASH_PRIME;
+	return mix(hash);
 }
 
 static struct list *bucket_of(struct kv *kv, uint32_t hash)
@@ -146,7 +164,7 @@ void prefix_remove(struct kv *kv, struct kv_block *block)
 
 	list_unlink(&block->siblings);
 	list_unlink(&block->bucket);
-	prefix_close(block->root);
+	prefix_close(kv, block->root);
 	block->root = NULL;
 	if (parent && !parent->refs && list_empty(&parent->children))
 		make_evictable(kv, parent);
