@@ -39,7 +39,7 @@ const char *control_find(struct control_call *call, struct store_digest *ret_dig
 
 control_verb_fn control_list, control_show, control_pin, control_unpin, control_prefetch; /* control-adapters.c */
 control_verb_fn control_export, control_remove;                                           /* control-files.c */
-control_verb_fn control_verify;                                                           /* control-upkeep.c */
+control_verb_fn control_verify, control_compact;                                          /* control-upkeep.c */
 control_verb_fn control_import;                                                           /* control-import.c */
 control_verb_fn control_status, control_metrics;                                          /* control-status.c */
 

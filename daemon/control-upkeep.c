@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Verbs that go through the whole store: Verify
+ * Verbs that go through the whole store: Verify, Compact
  *
  * They run on a thread of low priority of their own, one after the other, so that neither the loop nor Remove, Export and
- * Import wait for them; and at a bounded rate, so that page-ins find the disk free. A caller that hangs up cancels its job,
- * which ends before the next chunk.
+ * Import wait for them; Verify at a bounded rate, so that page-ins find the disk free. Compact holds up whoever wants to
+ * write, so it goes as fast as the disk does. A caller that hangs up cancels its job, which ends before the next chunk.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -43,6 +43,13 @@ static bool pace_go_on(void *userdata, uint64_t bytes)
 	return !atomic_load(&pace->job->cancelled);
 }
 
+static void on_gone(struct control_call *call)
+{
+	struct worker_job *job = call->work;
+
+	atomic_store(&job->cancelled, true);
+}
+
 /* ---- verify ---- */
 
 struct target {
@@ -73,13 +80,6 @@ static void free_job(struct verify_job *job)
 static struct verify_job *job_of(struct worker_job *job)
 {
 	return container_of(job, struct verify_job, job);
-}
-
-static void on_gone(struct control_call *call)
-{
-	struct verify_job *job = call->work;
-
-	atomic_store(&job->job.cancelled, true);
 }
 
 static void run_verify(struct worker_job *worker_job)
@@ -151,7 +151,7 @@ static struct verify_job *new_job(struct control_call *call, size_t n, uint64_t 
 	job->progress.fn = on_progress;
 	job->job.run = run_verify;
 	job->job.done = done_verify;
-	call->work = job;
+	call->work = &job->job;
 	call->gone = on_gone;
 	return job;
 }
@@ -216,4 +216,79 @@ void control_verify(struct control_call *call)
 		verify_named(call, names, (uint64_t)number);
 	else
 		verify_all(call, (uint64_t)number);
+}
+
+/* ---- compact ---- */
+
+struct compact_job {
+	struct worker_job job;
+	struct control_call *call;
+	struct store *store;
+	struct mailbox *mailbox;
+	struct store_space before, after;
+	int result;
+	struct diag diag;
+	struct letter progress;
+	_Atomic uint64_t copied; /* bytes, of those in use */
+};
+
+static bool compact_go_on(void *userdata, uint64_t bytes)
+{
+	struct compact_job *job = userdata;
+
+	atomic_fetch_add(&job->copied, bytes);
+	mailbox_send(job->mailbox, &job->progress);
+	return !atomic_load(&job->job.cancelled);
+}
+
+static void run_compact(struct worker_job *worker_job)
+{
+	struct compact_job *job = container_of(worker_job, struct compact_job, job);
+	const struct store_watch watch = { .go_on = compact_go_on, .userdata = job };
+
+	job->result = store_compact(job->store, &watch, &job->before, &job->after, &job->diag);
+}
+
+/* `before` was set before the first byte was copied. */
+static void report_copied(struct letter *letter)
+{
+	struct compact_job *job = container_of(letter, struct compact_job, progress);
+	double used = (double)(job->before.file_bytes - job->before.free_bytes);
+
+	control_progress(job->call, json_pack("{s:f}", "fraction", (double)atomic_load(&job->copied) / used));
+}
+
+static void done_compact(struct worker_job *worker_job)
+{
+	struct compact_job *job = container_of(worker_job, struct compact_job, job);
+
+	if (atomic_load(&worker_job->cancelled))
+		control_fail(job->call, ECANCELED, "the daemon is shutting down");
+	else if (job->result)
+		control_fail(job->call, job->result == STORE_E_FULL ? ENOSPC : EIO, "%s",
+			     *job->diag.text ? job->diag.text : "failed; the daemon's log has the reason");
+	else
+		control_reply(job->call, json_pack("{s:I, s:I, s:I}", "bytes_before", (json_int_t)job->before.file_bytes,
+						   "bytes", (json_int_t)job->after.file_bytes, "bytes_free",
+						   (json_int_t)job->after.free_bytes));
+	free(job);
+}
+
+void control_compact(struct control_call *call)
+{
+	struct compact_job *job = calloc(1, sizeof(*job));
+
+	if (!job) {
+		control_fail(call, ENOMEM, "the daemon ran out of memory");
+		return;
+	}
+	job->call = call;
+	job->store = call->parts->store;
+	job->mailbox = call->parts->mailbox;
+	job->progress.fn = report_copied;
+	job->job.run = run_compact;
+	job->job.done = done_compact;
+	call->work = &job->job;
+	call->gone = on_gone;
+	worker_submit(call->parts->upkeep, &job->job);
 }

@@ -54,7 +54,7 @@ static const struct control_verb verbs[] = {
 	{ "Remove", control_remove, true },     { "Export", control_export, false },
 	{ "Pin", control_pin, true },           { "Unpin", control_unpin, true },
 	{ "Prefetch", control_prefetch, true }, { "Status", control_status, false },
-	{ "Metrics", control_metrics, false },
+	{ "Metrics", control_metrics, false },  { "Compact", control_compact, true },
 };
 
 /* ---- calls ---- */

@@ -26,6 +26,7 @@ tools_libbench_la_LIBADD = tools/libtools.la libclient/libloraclient.la -lm
 tools_loractl_SOURCES = \
 	tools/ask.c tools/ask.h \
 	tools/ctl.c tools/ctl.h \
+	tools/ctl-compact.c \
 	tools/ctl-export.c \
 	tools/ctl-generate.c \
 	tools/ctl-import.c \

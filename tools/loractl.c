@@ -16,7 +16,7 @@
 #include "tools/ctl.h"
 
 static const struct ctl_verb *const verbs[] = {
-	&ctl_import, &ctl_list,     &ctl_show,   &ctl_verify,  &ctl_remove,   &ctl_export, &ctl_pin,
+	&ctl_import, &ctl_list,     &ctl_show,   &ctl_verify,  &ctl_compact, &ctl_remove,   &ctl_export, &ctl_pin,
 	&ctl_unpin,  &ctl_prefetch, &ctl_status, &ctl_metrics, &ctl_generate, &ctl_score,
 };
 
