@@ -18,9 +18,9 @@ static uint8_t *shadow;                /* what is in device memory */
 static struct pool *host_pool;
 static pthread_t thread;
 static struct kern_upload *queue[UPLOADS_MAX];
-static unsigned n_started, n_joined, n_under_way;
-static bool ending, dead, held_back;   /* dead: the device failed; held_back: uploads wait */
-static int refuse_next;
+static _Atomic unsigned n_started, n_joined, n_under_way;
+static _Atomic bool ending, dead, held_back; /* dead: the device failed; held_back: uploads wait */
+static _Atomic int refuse_next;
 
 static const void *to_host(const void *device)
 {
@@ -303,6 +303,56 @@ START_TEST(pins_and_prefetches)
 }
 END_TEST
 
+/* An administrator's hands on the cache, beside the thread that runs steps. */
+static void *administer(void *userdata)
+{
+	uint64_t x = (uintptr_t)userdata;
+
+	for (unsigned i = 0; i < 400; ++i) {
+		struct store_digest digest;
+		uint64_t random;
+
+		test_fill(&random, sizeof(random), x * 1000 + i);
+		digest = test_digest((random >> 8) % 5 + 1);
+		if (random >> 20 & 1)
+			(void)cache_prefetch(cache, &digest, NULL);
+		else if (random >> 21 & 1)
+			cache_forget(cache, &digest);
+		else
+			(void)cache_pin(cache, &digest, random >> 22 & 1);
+		(void)state_of((random >> 24) % 5 + 1);
+	}
+	return NULL;
+}
+
+/* Reads, uploads and evictions of both tiers beside each other; the counters agree with the pools in the end. */
+START_TEST(under_load)
+{
+	pthread_t threads[2];
+	struct cache_stats s;
+
+	for (uintptr_t i = 0; i < 2; ++i)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, administer, (void *)i), 0);
+	for (unsigned i = 0; i < 150; ++i) {
+		int r = touch(1 + i * 7 % 5);
+
+		ck_assert_msg(r == CACHE_OK || r == CACHE_E_NO_ROOM, "%d", r);
+	}
+	for (unsigned i = 0; i < 2; ++i)
+		pthread_join(threads[i], NULL);
+	do {
+		cache_begin_turn(cache);
+		s = stats();
+	} while (s.loading > 0);
+	ck_assert_uint_eq(s.tier[CACHE_TIER_DEVICE].bytes, pool_used(pool, POOL_ADAPTERS));
+	ck_assert_uint_eq(s.tier[CACHE_TIER_HOST].bytes, pool_used(host_pool, POOL_ADAPTERS));
+	ck_assert_uint_eq(s.uploads, s.upload.n);
+	ck_assert_uint_eq(s.loads, s.page_in.n);
+	ck_assert_uint_eq(s.loads + s.uploads, cache_evictions(&s) + s.tier[CACHE_TIER_DEVICE].adapters +
+						       s.tier[CACHE_TIER_HOST].adapters);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("cache-upload");
@@ -318,6 +368,7 @@ int main(void)
 	tcase_add_test(tc, upload_refused);
 	tcase_add_test(tc, device_that_died);
 	tcase_add_test(tc, pins_and_prefetches);
+	tcase_add_test(tc, under_load);
 	suite_add_tcase(suite, tc);
 	return run_suite(suite);
 }
