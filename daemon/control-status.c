@@ -58,11 +58,14 @@ static json_t *requests_json(const struct sched_stats *stats)
 
 static json_t *steps_json(const struct metrics *metrics)
 {
-	return json_pack("{s:I, s:f, s:f, s:I, s:I, s:I}", "count", (json_int_t)metrics->sched.steps, "rows_per_step",
+	return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "count", (json_int_t)metrics->sched.steps,
+			 "rows", (json_int_t)metrics->sched.rows, "adapters", (json_int_t)metrics->sched.adapters_in_steps,
+			 "seconds", (double)metrics->sched.step.sum_ns / (double)NS_PER_S, "rows_per_step",
 			 metrics->rows_per_step, "adapters_per_step", metrics->adapters_per_step, "max_adapters",
 			 (json_int_t)metrics->sched.max_adapters, "prompt_tokens",
 			 (json_int_t)metrics->sched.prompt_tokens, "generated_tokens",
-			 (json_int_t)metrics->sched.generated_tokens);
+			 (json_int_t)metrics->sched.generated_tokens, "prefix_hit_tokens",
+			 (json_int_t)metrics->sched.prefix_hit_tokens);
 }
 
 static json_t *pool_json(const struct metrics *metrics)
@@ -71,18 +74,29 @@ static json_t *pool_json(const struct metrics *metrics)
 			 (json_int_t)metrics->pool_kv_bytes, "adapters", (json_int_t)metrics->pool_adapter_bytes);
 }
 
+static json_int_t tier_evictions(const struct cache_tier_stats *tier)
+{
+	json_int_t n = 0;
+
+	for (unsigned reason = 0; reason < _CACHE_REASON_N; ++reason)
+		n += (json_int_t)tier->evictions[reason];
+	return n;
+}
+
 static json_t *cache_json(const struct metrics *metrics)
 {
 	const struct cache_stats *stats = &metrics->cache;
 	const struct cache_tier_stats *device = &stats->tier[CACHE_TIER_DEVICE], *host = &stats->tier[CACHE_TIER_HOST];
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "limit_bytes",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "limit_bytes",
 			 (json_int_t)metrics->host_cache_bytes, "resident", (json_int_t)device->adapters,
 			 "resident_bytes", (json_int_t)device->bytes, "host_bytes",
 			 (json_int_t)host->bytes, "uploads", (json_int_t)stats->uploads, "loading", (json_int_t)stats->loading,
 			 "hits_device", (json_int_t)device->hits, "hits_host", (json_int_t)host->hits,
-			 "misses", (json_int_t)stats->misses, "evictions", (json_int_t)metrics->cache_evictions, "failures",
-			 (json_int_t)stats->failures);
+			 "misses", (json_int_t)stats->misses, "evictions", (json_int_t)metrics->cache_evictions,
+			 "evictions_device", tier_evictions(device), "evictions_host", tier_evictions(host), "failures",
+			 (json_int_t)stats->failures, "loads", (json_int_t)stats->loads, "load_seconds",
+			 (double)stats->page_in.sum_ns / (double)NS_PER_S);
 }
 
 /* {count, mean_ms, and bounds that half and 99 of 100 stay below} */
