@@ -35,7 +35,7 @@ struct ctl_verb {
 #define CTL_ANY_NUMBER ((size_t)-1)
 
 extern const struct ctl_verb ctl_import, ctl_list, ctl_show, ctl_verify, ctl_compact, ctl_remove, ctl_export, ctl_pin,
-	ctl_unpin, ctl_prefetch, ctl_status, ctl_metrics, ctl_generate, ctl_score;
+	ctl_unpin, ctl_prefetch, ctl_status, ctl_metrics, ctl_top, ctl_generate, ctl_score;
 
 
 bool ctl_name_valid(const char *name);

@@ -7,9 +7,10 @@ tools_libtools_la_SOURCES = \
 	tools/number.c tools/number.h \
 	tools/options.c tools/options.h \
 	tools/progress.c tools/progress.h \
-	tools/tool.c tools/tool.h
+	tools/tool.c tools/tool.h \
+	tools/top-frame.c tools/top-frame.h
 tools_libtools_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
-tools_libtools_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS)
+tools_libtools_la_LIBADD = daemon/base/libbase.la $(JANSSON_LIBS) -lm
 
 noinst_LTLIBRARIES += tools/libbench.la
 tools_libbench_la_SOURCES = \
@@ -38,6 +39,7 @@ tools_loractl_SOURCES = \
 	tools/ctl-score.c \
 	tools/ctl-show.c \
 	tools/ctl-status.c \
+	tools/ctl-top.c \
 	tools/ctl-unpin.c \
 	tools/ctl-verify.c \
 	tools/loractl.c \

@@ -33,7 +33,7 @@ _loractl()
 	--socket | --prompt-file) _filedir; return ;;
 	--adapter) mapfile -t COMPREPLY < <(compgen -W "$(_loractl_names "${socket[@]}")" -- "$cur"); return ;;
 	--name | --prompt | --tokens | -n | --temperature | --top-p | --top-k | --min-p | --repetition-penalty | --seed | \
-		--stop | --logprobs | --first-token-ms | --deadline-ms | --rate) return ;;
+		--stop | --logprobs | --first-token-ms | --deadline-ms | --rate | --interval) return ;;
 	esac
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$(_loractl_options ${verb:+"$verb"})" -- "$cur")

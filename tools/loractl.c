@@ -17,7 +17,7 @@
 
 static const struct ctl_verb *const verbs[] = {
 	&ctl_import, &ctl_list,     &ctl_show,   &ctl_verify,  &ctl_compact, &ctl_remove,   &ctl_export, &ctl_pin,
-	&ctl_unpin,  &ctl_prefetch, &ctl_status, &ctl_metrics, &ctl_generate, &ctl_score,
+	&ctl_unpin,  &ctl_prefetch, &ctl_status, &ctl_metrics, &ctl_top,     &ctl_generate, &ctl_score,
 };
 
 #define N_VERBS (sizeof(verbs) / sizeof(verbs[0]))

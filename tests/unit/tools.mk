@@ -1,7 +1,8 @@
 # Tests of tools/: the parts as units, the programs as a whole against scripted and fake daemons.
 if HAVE_CHECK
 tools_tests = tests/unit/test-tools-number tests/unit/test-tools-options tests/unit/test-tools-control \
-	tests/unit/test-tools-loractl tests/unit/test-tools-talk tests/unit/test-tools-bench
+	tests/unit/test-tools-loractl tests/unit/test-tools-talk tests/unit/test-tools-bench \
+	tests/unit/test-tools-top
 check_PROGRAMS += $(tools_tests) tests/lib/fake-lorad
 TESTS += $(tools_tests)
 tests_lib_fake_lorad_SOURCES = tests/lib/fake-lorad.c
@@ -18,6 +19,8 @@ tests_unit_test_tools_loractl_LDADD = $(CHECK_LIBS)
 tests_unit_test_tools_talk_SOURCES = tests/unit/test-tools-talk.c tests/unit/tools-run.c tests/unit/tools-run.h
 tests_unit_test_tools_talk_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS) $(JANSSON_CFLAGS)
 tests_unit_test_tools_talk_LDADD = $(CHECK_LIBS) $(JANSSON_LIBS)
+tests_unit_test_tools_top_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS) $(JANSSON_CFLAGS)
+tests_unit_test_tools_top_LDADD = tools/libtools.la $(CHECK_LIBS) $(JANSSON_LIBS)
 tests_unit_test_tools_bench_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_tools_bench_LDADD = tools/libbench.la $(CHECK_LIBS) -lm
 endif
