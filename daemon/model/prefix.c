@@ -129,22 +129,31 @@ static struct kv_block *find(struct kv *kv, const struct kv_root *root, const st
 	return NULL;
 }
 
-static void insert(struct kv *kv, struct kv_root *root, struct kv_block *parent, struct kv_block *block,
-		   const uint32_t *token, uint32_t n_tokens, bool computed)
+static struct kv_block *last_shared(const struct kv_seq *seq)
 {
-	assert(!block->root && block->refs == 1);
+	return seq->n_shared ? seq->owned[seq->n_shared - 1] : NULL;
+}
+
+/* The sequence's block i, behind its shared ones: the tokens are token[0..n_tokens). */
+static void insert(struct kv *kv, struct kv_seq *seq, uint32_t i, const uint32_t *token, uint32_t n_tokens, bool computed)
+{
+	struct kv_block *parent = last_shared(seq), *block = seq->owned[i];
+
+	assert(i == seq->n_shared && i < seq->n_blocks);
+	assert(!block->root && block->refs == 1 && n_tokens && n_tokens <= kv->layout.block_tokens);
+	assert(!parent || (parent->root == seq->root && parent->n_tokens == kv->layout.block_tokens));
 	if (parent)
 		list_unlink(&parent->lru);
-	block->root = root;
+	block->root = seq->root;
 	block->parent = parent;
 	block->computed = computed;
 	block->n_tokens = n_tokens;
 	memcpy(block->token, token, n_tokens * sizeof(*token));
-	root->refs++;
-	list_prepend(children_of(root, parent), &block->siblings);
+	seq->root->refs++;
+	list_prepend(children_of(seq->root, parent), &block->siblings);
 	if (n_tokens < kv->layout.block_tokens)
 		return;
-	block->hash = hash_of(root, parent, token, n_tokens);
+	block->hash = hash_of(seq->root, parent, token, n_tokens);
 	list_append(bucket_of(kv, block->hash), &block->bucket);
 }
 
@@ -308,11 +317,6 @@ void prefix_copied(struct kv *kv, struct kv_seq *seq)
 	(void)pthread_mutex_unlock(&kv->lock);
 }
 
-static struct kv_block *last_shared(const struct kv_seq *seq)
-{
-	return seq->n_shared ? seq->owned[seq->n_shared - 1] : NULL;
-}
-
 /**
  * prefix_announce() - tell what will be computed
  * @seq:        a sequence that has room for n_tokens
@@ -329,7 +333,7 @@ void prefix_announce(struct kv *kv, struct kv_seq *seq, const uint32_t *token, u
 	for (uint32_t i = seq->n_shared; (i + 1) * each <= n_tokens; ++i) {
 		if (find(kv, seq->root, last_shared(seq), token + i * each))
 			break;
-		insert(kv, seq->root, last_shared(seq), seq->owned[i], token + i * each, each, /* computed= */ false);
+		insert(kv, seq, i, token + i * each, each, /* computed= */ false);
 		seq->n_shared++;
 	}
 	(void)pthread_mutex_unlock(&kv->lock);
@@ -342,7 +346,7 @@ static bool share(struct kv *kv, struct kv_seq *seq, const uint32_t *token)
 	struct kv_block *other = find(kv, seq->root, last_shared(seq), token);
 
 	if (!other) {
-		insert(kv, seq->root, last_shared(seq), seq->owned[i], token, kv->layout.block_tokens, /* computed= */ true);
+		insert(kv, seq, i, token, kv->layout.block_tokens, /* computed= */ true);
 	} else if (other->computed) {
 		kv_take(kv, other);
 		kv_release(kv, seq->owned[i]);
@@ -394,6 +398,6 @@ void prefix_keep_tail(struct kv *kv, struct kv_seq *seq, const uint32_t *token, 
 	n = n_computed - first;
 	(void)pthread_mutex_lock(&kv->lock);
 	if (n < kv->layout.block_tokens && find_beginning(seq->root, last_shared(seq), token + first, n, &other) < n)
-		insert(kv, seq->root, last_shared(seq), seq->owned[i], token + first, n, /* computed= */ true);
+		insert(kv, seq, i, token + first, n, /* computed= */ true);
 	(void)pthread_mutex_unlock(&kv->lock);
 }
