@@ -168,6 +168,21 @@ START_TEST(weights_divide_the_service)
 }
 END_TEST
 
+/* Long answers count as much as long prompts of twice as many tokens, whoever has which. */
+START_TEST(answers_are_charged_as_prompts_are)
+{
+	for (unsigned i = 0; i < 300; ++i) {
+		add(ask(1, 4, 30));
+		add(ask(2, 60, 2));
+	}
+	for (unsigned i = 0; i < 1000; ++i)
+		turn();
+	ck_assert_uint_gt(of(1).waiting, 0);
+	ck_assert_uint_gt(of(2).waiting, 0);
+	ck_assert_double_eq_tol(of(1).service / of(2).service, 1.0, 0.15);
+}
+END_TEST
+
 /* Being away earns nothing: who comes back is at most as far behind as the others. */
 START_TEST(a_user_who_was_away_is_lifted)
 {
@@ -286,11 +301,11 @@ START_TEST(deadlines_end_whoever_they_pass)
 }
 END_TEST
 
-/* More comes than starts: the newest goes first, if all have targets. */
+/* More comes than starts: the newest go first, if all have targets. Return: the smallest id of the second batch. */
 static uint64_t first_to_start(int64_t target_ms)
 {
 	struct request *request;
-	uint64_t best = 0;
+	uint64_t least = UINT64_MAX;
 
 	for (unsigned i = 0; i < SEQS; ++i)
 		add(ask(1, PROMPT, ANSWER));
@@ -301,21 +316,22 @@ static uint64_t first_to_start(int64_t target_ms)
 		ipc->first_token_ms = target_ms;
 		add(ipc);
 	}
-	while (engine.stats.finished == 0)
+	while (engine.stats.finished < SEQS)
 		turn();
 	turn();
+	ck_assert_uint_eq(engine.n_running, SEQS);
 	list_for_each(request, &engine.running, link)
-		if (request->ipc->id > best)
-			best = request->ipc->id;
-	return best;
+		if (request->ipc->id < least)
+			least = request->ipc->id;
+	return least;
 }
 
 START_TEST(under_overload_the_newest_goes_first)
 {
-	ck_assert_uint_eq(first_to_start(10000), SEQS + 40 - 1);
+	ck_assert_uint_eq(first_to_start(10000), SEQS + 40 - SEQS);
 	again(&(struct sched_fairness){ 0 });
 	next_id = 0;
-	ck_assert_uint_lt(first_to_start(0), 2 * SEQS);
+	ck_assert_uint_eq(first_to_start(0), SEQS);
 }
 END_TEST
 
@@ -366,6 +382,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, two_who_always_wait_are_served_alike);
 	tcase_add_test(tc, weights_divide_the_service);
+	tcase_add_test(tc, answers_are_charged_as_prompts_are);
 	tcase_add_test(tc, a_user_who_was_away_is_lifted);
 	tcase_add_test(tc, alone_one_gets_everything);
 	tcase_add_test(tc, what_is_computed_again_is_free);
