@@ -33,7 +33,7 @@ struct top {
 	/* the daemon */
 	struct ctl *ctl;
 	struct control *control;
-	json_t *before, *now, *states; /* Status replies; how many adapters are in which state */
+	json_t *before, *now, *known;  /* Status replies; what List told */
 	uint64_t before_ns, now_ns, listed_ns;
 };
 
@@ -63,18 +63,18 @@ static int call(struct top *top, const char *method, json_t **ret)
 	return TOOL_OK;
 }
 
-static int count_states(struct top *top)
+static int list_adapters(struct top *top)
 {
 	_cleanup_(json_decrefp) json_t *reply = NULL;
 	int r;
 
-	if (top->states && clock_ns() - top->listed_ns < LIST_EVERY_NS)
+	if (top->known && clock_ns() - top->listed_ns < LIST_EVERY_NS)
 		return TOOL_OK;
 	r = call(top, "List", &reply);
 	if (r)
 		return r;
-	json_decref(top->states);
-	top->states = top_count_states(json_object_get(reply, "adapters"));
+	json_decref(top->known);
+	top->known = top_known(json_object_get(reply, "adapters"));
 	top->listed_ns = clock_ns();
 	return TOOL_OK;
 }
@@ -89,7 +89,7 @@ static int look(struct top *top)
 	top->before_ns = top->now_ns;
 	r = call(top, "Status", &top->now);
 	top->now_ns = clock_ns();
-	return r ? r : count_states(top);
+	return r ? r : list_adapters(top);
 }
 
 static void forget(struct top *top)
@@ -97,16 +97,13 @@ static void forget(struct top *top)
 	top->control = control_close(top->control);
 	json_decref(top->before);
 	json_decref(top->now);
-	json_decref(top->states);
-	top->before = top->now = top->states = NULL;
+	json_decref(top->known);
+	top->before = top->now = top->known = NULL;
 }
 
 static json_t *make_figures(const struct top *top)
 {
-	json_t *figures = top_figures(top->before, top->now, (double)(top->now_ns - top->before_ns) / (double)NS_PER_S);
-
-	json_object_set(figures, "states", top->states);
-	return figures;
+	return top_figures(top->before, top->now, top->known, (double)(top->now_ns - top->before_ns) / (double)NS_PER_S);
 }
 
 /* ---- one frame ---- */

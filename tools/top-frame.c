@@ -45,7 +45,7 @@ static const struct figure {
 	{ "requests_s", RATE, "requests.finished", NULL, 1 },
 	{ "failed_s", RATE, "requests.failed", NULL, 1 },
 	{ "cancelled_s", RATE, "requests.cancelled", NULL, 1 },
-	{ "aborted_s", RATE, "requests.aborted", NULL, 1 },
+	{ "turned_away_s", RATE, "requests.turned_away", NULL, 1 },
 	{ "preempted_s", RATE, "requests.preempted", NULL, 1 },
 	{ "prompt_tokens_s", RATE, "steps.prompt_tokens", NULL, 1 },
 	{ "generated_tokens_s", RATE, "steps.generated_tokens", NULL, 1 },
@@ -57,6 +57,8 @@ static const struct figure {
 	{ "pool_bytes", NOW, "pool.bytes", NULL, 1 },
 	{ "pool_kv_bytes", NOW, "pool.kv", NULL, 1 },
 	{ "pool_adapter_bytes", NOW, "pool.adapters", NULL, 1 },
+	{ "kv_blocks_used", NOW, "kv.used", NULL, 1 },
+	{ "kv_blocks_cached", NOW, "kv.cached", NULL, 1 },
 	{ "resident", NOW, "cache.resident", NULL, 1 },
 	{ "host_bytes", NOW, "cache.host_bytes", NULL, 1 },
 	{ "loading", NOW, "cache.loading", NULL, 1 },
@@ -158,15 +160,15 @@ static const json_t *find_user(const json_t *list, const json_t *uid)
 	return NULL;
 }
 
-/* The entries of a list by name. */
-static json_t *index_names(const json_t *list)
+/* The entries of a list by digest. */
+static json_t *index_digests(const json_t *list)
 {
 	json_t *index = json_object(), *entry;
 	size_t i;
 
 	json_array_foreach(list, i, entry)
-		if (json_is_string(json_object_get(entry, "name")))
-			json_object_set(index, json_string_value(json_object_get(entry, "name")), entry);
+		if (json_is_string(json_object_get(entry, "digest")))
+			json_object_set(index, json_string_value(json_object_get(entry, "digest")), entry);
 	return index;
 }
 
@@ -213,7 +215,7 @@ static int compare_use(const void *a, const void *b)
 		if (p != q)
 			return p < q ? 1 : -1;
 	}
-	return strcmp(json_string_value(json_object_get(x, "name")), json_string_value(json_object_get(y, "name")));
+	return strcmp(json_string_value(json_object_get(x, "digest")), json_string_value(json_object_get(y, "digest")));
 }
 
 static bool was_used(const json_t *entry)
@@ -221,23 +223,24 @@ static bool was_used(const json_t *entry)
 	return number_at(entry, "tokens_s") > 0 || number_at(entry, "requests_s") > 0 || number_at(entry, "running") > 0;
 }
 
-/* Those that were used between the two, the most used first. An entry without a name is left out. */
-static json_t *adapter_figures(const json_t *before, const json_t *now, double seconds)
+/* Those that were used between the two, the most used first. An entry without a digest is left out. */
+static json_t *adapter_figures(const json_t *before, const json_t *now, const json_t *names, double seconds)
 {
 	const json_t *all = json_object_get(now, "adapters");
-	_cleanup_(json_decrefp) json_t *old = index_names(json_object_get(before, "adapters"));
+	_cleanup_(json_decrefp) json_t *old = index_digests(json_object_get(before, "adapters"));
 	_cleanup_free_ json_t **used = calloc(json_array_size(all) + 1, sizeof(json_t *));
 	json_t *list = json_array(), *adapter;
 	size_t i, n = 0;
 
 	json_array_foreach(all, i, adapter) {
-		json_t *name = json_object_get(adapter, "name"), *entry;
+		json_t *digest = json_object_get(adapter, "digest"), *entry;
 
-		if (!used || !json_is_string(name))
+		if (!used || !json_is_string(digest))
 			continue;
-		entry = entry_figures(json_object_get(old, json_string_value(name)), adapter, adapter_columns,
+		entry = entry_figures(json_object_get(old, json_string_value(digest)), adapter, adapter_columns,
 				      N_OF(adapter_columns), seconds);
-		json_object_set(entry, "name", name);
+		json_object_set(entry, "digest", digest);
+		set_word(entry, "name", json_object_get(names, json_string_value(digest)));
 		set_word(entry, "state", json_object_get(adapter, "state"));
 		if (was_used(entry))
 			used[n++] = entry;
@@ -255,11 +258,12 @@ static json_t *adapter_figures(const json_t *before, const json_t *now, double s
  * top_figures() - what happened between two Status replies
  * @before:  the earlier reply
  * @now:     the later one
+ * @known:   from top_known(), or NULL
  * @seconds: between them, above 0
  *
  * Return: an object, the caller's: rates are `..._s` (a second), times `..._ms`; null where the daemon does not tell.
  */
-json_t *top_figures(const json_t *before, const json_t *now, double seconds)
+json_t *top_figures(const json_t *before, const json_t *now, const json_t *known, double seconds)
 {
 	json_t *figures = json_object();
 	double free_bytes = number_at(now, "pool.bytes") - number_at(now, "pool.kv") - number_at(now, "pool.adapters");
@@ -273,24 +277,29 @@ json_t *top_figures(const json_t *before, const json_t *now, double seconds)
 		json_object_set_new(figures, table[i].name, make_figure(&table[i], before, now, seconds));
 	json_object_set_new(figures, "pool_free_bytes", isnan(free_bytes) ? json_null() : json_integer((json_int_t)free_bytes));
 	json_object_set_new(figures, "users", user_figures(before, now, seconds));
-	json_object_set_new(figures, "adapters", adapter_figures(before, now, seconds));
+	json_object_set_new(figures, "adapters",
+			    adapter_figures(before, now, json_object_get(known, "names"), seconds));
+	json_object_set(figures, "states", json_object_get(known, "states"));
 	return figures;
 }
 
-/** top_count_states() - how many adapters of List's reply are in which state: an object, the caller's */
-json_t *top_count_states(const json_t *list)
+/** top_known() - what List's adapters tell: { "names": by digest, "states": how many in each }, the caller's */
+json_t *top_known(const json_t *list)
 {
-	json_t *counts = json_object(), *adapter;
+	json_t *counts = json_object(), *names = json_object(), *adapter;
 	size_t i;
 
 	json_array_foreach(list, i, adapter) {
 		const char *state = json_string_value(json_object_get(adapter, "state"));
+		const char *digest = json_string_value(json_object_get(adapter, "digest"));
 
 		if (state)
 			json_object_set_new(counts, state,
 					    json_integer(json_integer_value(json_object_get(counts, state)) + 1));
+		if (digest && !json_object_get(names, digest)) /* of several names the first */
+			json_object_set(names, digest, json_object_get(adapter, "name"));
 	}
-	return counts;
+	return json_pack("{s:o, s:o}", "names", names, "states", counts);
 }
 
 /* ---- the picture ---- */
@@ -377,11 +386,13 @@ static void draw_title(struct picture *picture)
 	     text_of(picture->figures, "device"), text_of(picture->figures, "model"));
 }
 
-/* How the pool's bytes are spent: # KV, = adapters, . free. */
+/* How the pool's bytes are spent: # KV of requests, + KV kept for prompts that begin alike, = adapters, . free. */
 static void draw_pool(struct picture *picture)
 {
 	double bytes = number_at(picture->figures, "pool_bytes"), kv = number_at(picture->figures, "pool_kv_bytes") / bytes,
 	       adapters = number_at(picture->figures, "pool_adapter_bytes") / bytes;
+	double used = number_at(picture->figures, "kv_blocks_used"), cached = number_at(picture->figures, "kv_blocks_cached");
+	double kept = cached > 0 ? kv * cached / (used + cached) : 0;
 	char bar[BAR_CELLS + 1];
 
 	if (!(bytes > 0) || !(kv >= 0) || !(adapters >= 0))
@@ -389,11 +400,11 @@ static void draw_pool(struct picture *picture)
 	for (int i = 0; i < BAR_CELLS; ++i) {
 		double at = (i + 0.5) / BAR_CELLS;
 
-		bar[i] = at < kv ? '#' : at < kv + adapters ? '=' : '.';
+		bar[i] = at < kv - kept ? '#' : at < kv ? '+' : at < kv + adapters ? '=' : '.';
 	}
 	bar[BAR_CELLS] = 0;
-	line(picture, "pool      [%s] %.1f MiB: # KV %.0f %%, = adapters %.0f %%, free %.0f %%", bar, bytes / (1 << 20),
-	     100 * kv, 100 * adapters, 100 * (1 - kv - adapters));
+	line(picture, "pool      [%s] %.1f MiB: # KV %.0f %%, + kept %.0f %%, = adapters %.0f %%", bar, bytes / (1 << 20),
+	     100 * (kv - kept), 100 * kept, 100 * adapters);
 }
 
 static void draw_states(struct picture *picture)
@@ -417,8 +428,8 @@ static void draw_states(struct picture *picture)
 static void draw_summary(struct picture *picture)
 {
 	draw_title(picture);
-	line(picture, "requests  %s/s  running %s  waiting %s  failed/s %s  aborted/s %s  preempted/s %s", SHOW("requests_s"),
-	     SHOW("running"), SHOW("waiting"), SHOW("failed_s"), SHOW("aborted_s"), SHOW("preempted_s"));
+	line(picture, "requests  %s/s  running %s  waiting %s  failed/s %s  turned away/s %s  preempted/s %s", SHOW("requests_s"),
+	     SHOW("running"), SHOW("waiting"), SHOW("failed_s"), SHOW("turned_away_s"), SHOW("preempted_s"));
 	line(picture, "tokens/s  prompt %s  from prefixes %s  generated %s", SHOW("prompt_tokens_s"),
 	     SHOW("prefix_hit_tokens_s"), SHOW("generated_tokens_s"));
 	line(picture, "steps     %s/s of %s ms  rows %s  adapters %s", SHOW("steps_s"), SHOW("step_ms"), SHOW("rows_per_step"),
@@ -455,6 +466,13 @@ static void draw_users(struct picture *picture, unsigned most)
 	}
 }
 
+static const char *name_of(const json_t *adapter)
+{
+	const char *name = json_string_value(json_object_get(adapter, "name"));
+
+	return name ? name : text_of(adapter, "digest");
+}
+
 static void draw_adapters(struct picture *picture, unsigned most)
 {
 	json_t *adapters = json_object_get(picture->figures, "adapters"), *adapter;
@@ -467,7 +485,7 @@ static void draw_adapters(struct picture *picture, unsigned most)
 	json_array_foreach(adapters, i, adapter) {
 		if (i + 2 >= most)
 			break;
-		line(picture, "%-40.40s %-8.8s %5s %9s %9s", text_of(adapter, "name"), text_of(adapter, "state"),
+		line(picture, "%-40.40s %-8.8s %5s %9s %9s", name_of(adapter), text_of(adapter, "state"),
 		     figure_of(adapter, "running").text, figure_of(adapter, "requests_s").text,
 		     figure_of(adapter, "tokens_s").text);
 	}
@@ -475,7 +493,7 @@ static void draw_adapters(struct picture *picture, unsigned most)
 
 /**
  * top_render() - draw figures
- * @figures: as top_figures() made them; with "states", if wanted, from top_count_states()
+ * @figures: as top_figures() made them
  * @screen:  how large, and for whom
  *
  * Return: the text, malloc'd; NULL: no memory.

@@ -11,8 +11,8 @@ struct top_screen {
 	bool terminal;          /* with the sequences that draw over the last frame */
 };
 
-json_t *top_figures(const json_t *before, const json_t *now, double seconds);
-json_t *top_count_states(const json_t *list);
+json_t *top_known(const json_t *list);
+json_t *top_figures(const json_t *before, const json_t *now, const json_t *known, double seconds);
 char *top_render(const json_t *figures, const struct top_screen *screen);
 
 #endif

@@ -192,7 +192,7 @@ START_TEST(test_daemon_dies)
 {
 	struct tools_running running = loractl_start("generate", "--prompt", "x", "-n", "1000000", "--json");
 
-	usleep(100000);
+	wait_until_ready(running.child); /* it is connected then */
 	kill(fake.child, SIGKILL);
 	tools_expect_refused(tools_finish(&running), "gone");
 }

@@ -28,6 +28,8 @@ def top_shows_what_happens(world, d):
         check(got["rows_per_step"] >= 1 and 1.9 < got["seconds"] < 60, got)
         check(got["pool_bytes"] == got["pool_kv_bytes"] + got["pool_adapter_bytes"] + got["pool_free_bytes"], "pool:", got)
         check_equal(sum(got["states"].values()), len(d.names()), "adapters by state")
+        check_equal({a["name"] for a in got["adapters"]}, set(d.names()), "adapters in use")
+        check([u["uid"] for u in got["users"]] == [os.getuid()] and got["users"][0]["generated_tokens_s"] > 0, "users:", got["users"])
         frame = d.ctl("top", "--once", "--interval", "0.2").ok().out
         check(frame.startswith("lorad ") and all(c == "\n" or " " <= c <= "~" for c in frame), repr(frame))
         check(re.search(r"^requests +[0-9.]+/s  running \d", frame, re.M) and re.search(r"^pool .*\[#*=*\.*\]", frame, re.M), frame)
