@@ -230,6 +230,53 @@ START_TEST(space_is_reused)
 }
 END_TEST
 
+#define BULK 12u
+
+/* Takes the names from..n away, puts other content under them, BULK at a time. */
+static void replace_names(unsigned from, unsigned n, uint64_t seed, uint64_t bytes)
+{
+	struct store_item items[BULK];
+	struct store_record records[BULK];
+	char names[BULK][8];
+
+	for (unsigned i = from; i < n; ++i) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%u", i);
+		(void)store_remove(store, name);
+	}
+	for (unsigned at = from; at < n; at += BULK) {
+		unsigned k = n - at < BULK ? n - at : BULK;
+
+		for (unsigned i = 0; i < k; ++i) {
+			snprintf(names[i], sizeof(names[i]), "n%u", at + i);
+			records[i] = test_record(seed + at + i, bytes);
+			items[i] = (struct store_item){ .name = names[i], .record = &records[i], .config = TEST_CONFIG,
+							.payload = test_payload(seed + at + i, bytes) };
+		}
+		ck_assert_int_eq(store_put_many(store, items, k), 0);
+		for (unsigned i = 0; i < k; ++i) {
+			ck_assert_int_eq(items[i].result, 0);
+			free((void *)(uintptr_t)items[i].payload);
+		}
+	}
+}
+
+/* All, or half of them, are replaced ten times: the file stays within a tenth of what lives, and one import. */
+START_TEST(ten_rounds_reuse_space)
+{
+	const unsigned n = 48;
+	const uint64_t bytes = 225 * IMAGE_PAGE, value = bytes + IMAGE_HEADER_BYTES; /* as of rank 8 on q and v of 135M */
+
+	replace_names(0, n, 1000, bytes);
+	for (unsigned round = 1; round <= 10; ++round)
+		replace_names(round % 2 ? 0 : n / 2, n, 1000 + (uint64_t)round * n, bytes);
+	ck_assert_int_le(data_bytes(), (off_t)(n * value * 11 / 10 + value));
+	for (unsigned i = 0; i < n; ++i)
+		assert_content(1000 + (i < n / 2 ? 9 : 10) * (uint64_t)n + i, bytes);
+}
+END_TEST
+
 START_TEST(a_snapshot_pins_what_it_shows)
 {
 	const struct store_digest digest = test_digest(1);
@@ -678,6 +725,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, each_goes_in_byte_order);
 	tcase_add_test(tc, sizes_around_pages_and_chunks);
 	tcase_add_test(tc, space_is_reused);
+	tcase_add_test(tc, ten_rounds_reuse_space);
 	tcase_add_test(tc, a_snapshot_pins_what_it_shows);
 	tcase_add_test(tc, verify_names_the_damage);
 	tcase_add_test(tc, one_daemon_at_a_time);

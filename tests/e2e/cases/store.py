@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
+import subprocess
 import time
 
 import adapters
 from adapters import key
-from harness import Failed, call, case, check, check_equal, until
+from harness import Failed, Skipped, call, case, check, check_equal, until
 
 P = ["--prompt", "Hello there, my"]
 
@@ -331,3 +333,139 @@ def a_damaged_image_fails_only_its_requests(world):
     d.ctl("verify", "pirate").ok()
     answer(d, "pirate")
     d.ctl("import", "--name", "json", "--replace", world.adapter("json"))
+
+
+def small_adapters(world, n):
+    """Folders of n small adapters, in order."""
+    call([f"{world.source}/tests/bench/store", "make", f"{world.scratch}/many", "--adapters", n]).ok()
+    return [f"{world.scratch}/many/{name}" for name in sorted(os.listdir(f"{world.scratch}/many"))]
+
+
+@case
+def bulk_import_goes_on_after_a_bad_one(world):
+    """300 paths, 3 of them bad: each is named, all others are in the store; called again, nothing is imported twice."""
+    d, paths = world.daemon(), small_adapters(world, 300)
+    with open(f"{paths[100]}/adapter_model.safetensors", "r+b") as f:
+        f.truncate(5000)
+    os.unlink(f"{paths[200]}/adapter_config.json")
+    bad = [paths[100], paths[200], f"{world.scratch}/nowhere"]
+    for again in (False, True):
+        got = d.ctl("import", *paths[:150], bad[2], *paths[150:])
+        lines = got.err.splitlines()
+        check(got.status == 1 and got.out == "", "a bulk import with bad ones:", got)
+        check_equal(len(lines), 4, f"lines on stderr ({got.err!r})")
+        for path in bad:
+            check(any(path in line for line in lines[:3]), f"{path} is not named in", lines)
+        check_equal(re.findall(r"\d+", lines[3]), ["3", "301", "298", "298" if again else "0"], f"the summary {lines[3]!r}")
+        check_equal(len(d.names()), 298, "adapters")
+    good = [p for p in paths if p not in bad]
+    check_equal([a["result"] for a in d.ctl("import", "--json", *good).json()], ["unchanged"] * 298, "results, in the paths' order")
+    check_equal(d.ctl("import", *good[:2]).ok().out.splitlines()[2], "2 adapters, 2 of them unchanged", "the last line")
+    d.ctl("verify").ok()
+    answer(d, "a00299")
+
+
+def n_fds(d):
+    return len(os.listdir(f"/proc/{d.process.pid}/fd"))
+
+
+@case
+def a_killed_importer_leaves_nothing(world):
+    """Killed amid 400 imports: what is there is whole, no descriptor stays open, and the next run goes on from there."""
+    d, paths = world.daemon(), small_adapters(world, 400)
+    before = n_fds(d)
+    p = d.ctl_start("import", *paths)
+    until(lambda: 20 < len(d.names()) < 400, what="some adapters, but not all")
+    p.kill()
+    p.communicate()
+    until(lambda: n_fds(d) == before, what="as many descriptors as before")
+    there = len(d.names())
+    check(there < 400, "all were imported before the kill")
+    d.ctl("verify").ok()
+    results = [a["result"] for a in d.ctl("import", "--json", *paths).json()]
+    check_equal((results.count("unchanged"), len(results)), (there, 400), "unchanged, and all, of the second run")
+    check_equal(len(d.names()), 400, "adapters")
+
+
+@case
+def a_full_disk_refuses_imports(world):
+    """The store on a small tmpfs: what does not fit is refused, the daemon serves on, and imports again when there is room."""
+    d, paths = world.daemon(start=False), small_adapters(world, 260)
+    os.makedirs(d.store)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", d.store], stderr=subprocess.DEVNULL).returncode:
+        raise Skipped("no tmpfs can be mounted here")
+    try:
+        d.start()
+        got = d.ctl("import", *paths)
+        check(got.status == 1 and "no space left" in got.err, "a full disk:", got)
+        there = d.names()
+        check(50 < len(there) < 260, len(there), "adapters fit")
+        d.ctl("verify").ok()
+        last = max(there)
+        answer(d, last)
+        d.ctl("import", "--name", "late", paths[-1]).refused("late|a00259.*no space left")
+        for name in sorted(there)[:30]:
+            d.ctl("remove", name).ok()
+        d.ctl("import", "--name", "late", paths[-1]).ok()
+        answer(d, "late")
+        answer(d, last)
+        d.term()
+        d.start()
+        d.ctl("verify").ok()
+        d.term()
+    finally:
+        d.kill()
+        subprocess.run(["umount", "-l", d.store])
+
+
+@case
+def verify_holds_nobody_up(world):
+    """At a low rate it takes its time, while imports, removals and answers do not wait; Ctrl-C ends it."""
+    d, paths = world.daemon(), small_adapters(world, 40)
+    d.ctl("import", *paths[:30]).ok()
+    p = d.ctl_start("verify", "--rate", "1M")  # 30 of 119 KB: over 3 s
+    began = time.monotonic()
+    d.ctl("import", *paths[30:]).ok()
+    d.ctl("remove", "a00029").ok()
+    answer(d, "a00000")
+    check(p.poll() is None, "verify was not slowed down")
+    check_equal(p.communicate()[0], b"30 adapters are as they were imported\n", "verify, of one that was removed too")
+    check(time.monotonic() - began > 2.5, "verify took", time.monotonic() - began, "s")
+    p = d.ctl_start("verify", "--rate", "10K")
+    time.sleep(0.3)
+    p.send_signal(signal.SIGINT)
+    p.communicate()
+    began = time.monotonic()
+    d.ctl("verify", "a00001").ok()
+    check(time.monotonic() - began < 5, "the interrupted verify went on")
+
+
+@case
+def compact_gives_space_back(world):
+    """While answers page adapters in through a small cache; a daemon killed amid it and the next one find everything."""
+    d, paths = world.daemon("--host-cache", "1M"), small_adapters(world, 200)
+    d.ctl("import", *paths).ok()
+    said = {n: answer(d, n) for n in ("a00190", "a00191", "a00192")}
+    for i in range(190):
+        d.ctl("remove", f"a{i:05d}").ok()
+    size = os.path.getsize(f"{d.store}/data.mdb")
+    p = d.ctl_start("compact")
+    for _ in range(4):
+        check_equal({n: answer(d, n) for n in said}, said, "answers during compact")
+    p.communicate()
+    check_equal(p.returncode, 0, "exit of compact")
+    check(os.path.getsize(f"{d.store}/data.mdb") < size / 10, "data.mdb did not shrink")
+    check_equal({n: answer(d, n) for n in said}, said, "answers after compact")
+    d.ctl("import", *paths[:50]).ok()
+    for i in range(20):
+        d.ctl("remove", f"a{i:05d}").ok()
+    p = d.ctl_start("compact")
+    time.sleep(0.02)
+    d.kill()
+    p.communicate()
+    d.start()
+    check_equal(sorted(os.listdir(d.store)), ["data.mdb", "lock.mdb", "lorad.lock"], "files of the store")
+    check_equal(len(d.names()), 40, "adapters")
+    d.ctl("verify").ok()
+    check_equal({n: answer(d, n) for n in said}, said, "answers of the next daemon")
+    check_equal(d.ctl("compact", "--json").json()["bytes_free"] < 1 << 20, True, "little is free after compact")
