@@ -11,4 +11,4 @@ include tests/unit/model.mk
 
 dist_check_SCRIPTS += tests/check-layers tests/check-headers tests/check-man tests/check-units
 TESTS += tests/check-layers tests/check-headers tests/check-man tests/check-units
-EXTRA_DIST += tests/lib/run-suite.h tests/bench/stall.py tests/bench/store .ci/run tools/quickstart tools/install-deps tools/fetch-model tests/run-all tests/make-gguf.py tests/make-hf.py tests/make-tiny.py tests/requirements.txt tests/fresh-machine tests/adapters tests/e2e
+EXTRA_DIST += tests/lib/run-suite.h tests/bench/stall.py tests/bench/trace.py tests/bench/store .ci/run tools/quickstart tools/install-deps tools/fetch-model tests/run-all tests/make-gguf.py tests/make-hf.py tests/make-tiny.py tests/requirements.txt tests/fresh-machine tests/adapters tests/e2e

@@ -87,6 +87,15 @@ def lorabench_follows_a_trace(world, d):
     with open(trace, "a") as f:
         f.write("0.2 0 40 4\n")
     call([*bench, "--trace", trace]).refused(f"{trace}:5: 0.2: before")
+    write = [f"{world.source}/tests/bench/trace.py", "--adapters", 3, "--rate", 20, "--duration", 1, "--prompt", "4-20", "--gen", "1-4"]
+    write += ["--cv", 2, "--power", 0.5, "--drift", 0.3]
+    made = call(write).ok().out
+    check_equal(call(write).out, made, "the same trace twice")
+    with open(trace, "w") as f:
+        f.write(made)
+    lines = [line.split() for line in made.splitlines() if not line.startswith("#")]
+    got = call([*bench, "--trace", trace]).json()
+    check_equal((got["requests"], got["tokens"]), (len(lines), sum(int(line[3]) for line in lines)), "written trace")
     bursts = [*bench, "--prompt-tokens", 8, "--gen-tokens", 2, "--rate", 40, "--cv", 3, "--power", 0.4, "--requests", 20, "--target-ms", 60000]
     got = call(bursts).json()
     check_equal((got["requests"], got["in_target"], got["aborted"]), (20, 20, 0), "bursts")
