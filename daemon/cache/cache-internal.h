@@ -11,7 +11,7 @@
 #include "daemon/cache/policy.h"
 
 #define CACHE_BUCKETS 16384u
-#define CACHE_RETIRED_MAX 16384u /* versions without memory or users whose counters are kept: about 8 MB */
+#define CACHE_RETIRED_MAX 16384u /* versions without memory or users whose counters are kept: about 7 MB */
 #define CACHE_NO_TURN UINT64_MAX /* protects nothing: no stamp is as new */
 
 enum copy_state {

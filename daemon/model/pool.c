@@ -3,9 +3,10 @@
  * The pool: one budget of bytes for KV blocks and adapters
  *
  * A region is cut into pages of 64 KiB and handed out in runs. The pool knows two owners and neither's purpose: who has
- * to yield when it is full is decided above. KV blocks are all of one small size and are taken from the low end,
- * adapters of many sizes from the high end, each first fit from its end. So the two do not interleave: the small blocks
- * fill each other's holes, and the free space between the two stays in one piece for as long as it can.
+ * to yield when it is full is decided above. KV blocks are all of one small size and are taken from the low end, first fit;
+ * adapters of many sizes from the high end, best fit, which loses half as much to splinters as first fit did
+ * (docs/RESIDENCY.md). So the two hardly interleave: the small blocks fill each other's holes, and the free space between
+ * the two stays in one piece for as long as it can.
  *
  * Each owner has one bit per page. Two maps instead of one cost 32 KiB per 16 GiB and let every release be checked: a
  * page that is freed twice, or by the wrong owner, is caught by an assert there and not as a corrupted answer later.
@@ -91,21 +92,23 @@ static bool find_low(const struct pool *pool, uint32_t n, uint32_t *ret)
 	return true;
 }
 
+/* The shortest free stretch that is long enough; of equals the highest. */
 static bool find_high(const struct pool *pool, uint32_t n, uint32_t *ret)
 {
-	uint32_t page = pool->n_pages, start;
+	uint32_t page = pool->n_pages, best = UINT32_MAX, start;
 
-	for (;;) {
+	while (best != n) {
 		page = stretch_down(pool, page, true);
 		if (n > page)
-			return false;
-		start = stretch_down(pool, page, false);
-		if (page - start >= n)
 			break;
+		start = stretch_down(pool, page, false);
+		if (page - start >= n && page - start < best) {
+			best = page - start;
+			*ret = page - n;
+		}
 		page = start;
 	}
-	*ret = page - n;
-	return true;
+	return best != UINT32_MAX;
 }
 
 /**

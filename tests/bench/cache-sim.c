@@ -2,12 +2,13 @@
 /*
  * What the cache's eviction order is worth: requests for adapters played through several policies
  *
- * usage: cache-sim [--all] [--requests N] [--seed S]
+ * usage: cache-sim [--all] [--runs] [--requests N] [--seed S]
  *
  * 4 laws of popularity x 4 scenes (cache-sim-trace.c) x 2,000 and 10,000 adapters x a cache of 1, 10 and 50 % of their bytes,
  * N requests each (default 100,000), the first tenth not counted. Printed: of each policy the misses, the bytes read
  * and the seconds of reloading, once as on an idle daemon and once as on a busy one (cache-sim.h), relative to LRU: geometric
- * means over all runs, and over those of one scene or size. --all: every run's own ratios and seconds instead.
+ * means over all runs, and over those of one scene or size. --all: every run's own ratios and seconds instead. --runs: memory is
+ * taken from the daemon's pool, where an adapter needs its bytes in one piece; what that costs is the difference.
  */
 #include "tests/bench/cache-sim.h"
 
@@ -18,6 +19,7 @@
 #include <string.h>
 
 #define POLICIES_MAX 16u
+#define NOWHERE ((uintptr_t)1 << 46) /* the pool's memory, which nobody touches */
 
 enum figure { MISSES, BYTES, IDLE, BUSY, _FIGURE_N };
 
@@ -26,6 +28,7 @@ struct run {
 	enum sim_scene scene;
 	uint32_t n_adapters, n_requests;
 	double part;           /* cache, of all adapters' bytes */
+	bool runs;             /* memory in one piece, from a pool */
 };
 
 /* Of what runs have in common: sums of logarithms of figures relative to LRU. */
@@ -48,19 +51,31 @@ static void count_miss(double figure[_FIGURE_N], uint64_t bytes)
 	figure[BUSY] += BUSY_S + seconds;
 }
 
+/* Memory for one more, without evicting anyone. */
+static bool take_room(struct sim *sim, struct sim_item *item)
+{
+	if (sim->used + item->bytes > sim->room)
+		return false;
+	return !sim->pool || pool_alloc(sim->pool, POOL_ADAPTERS, item->bytes, &item->run) == POOL_OK;
+}
+
+static void give_room(struct sim *sim, struct sim_item *item)
+{
+	item->resident = false;
+	sim->used -= item->bytes;
+	--sim->n_resident;
+	if (sim->pool)
+		pool_release(sim->pool, POOL_ADAPTERS, item->run);
+}
+
 static void request(const struct sim_policy *policy, struct sim *sim, struct sim_item *item)
 {
 	if (item->resident) {
 		policy->hit(sim, item);
 		return;
 	}
-	while (sim->used + item->bytes > sim->room) {
-		struct sim_item *victim = policy->evict(sim);
-
-		victim->resident = false;
-		sim->used -= victim->bytes;
-		--sim->n_resident;
-	}
+	while (!take_room(sim, item))
+		give_room(sim, policy->evict(sim));
 	sim->used += item->bytes;
 	++sim->n_resident;
 	item->resident = true;
@@ -78,6 +93,8 @@ static void play(const struct sim_policy *policy, const struct run *run, const u
 	for (uint32_t i = 0; i < sim.n; ++i)
 		sim.room += (sim.items[i].bytes = bytes[i]);
 	sim.room = (uint64_t)((double)sim.room * run->part);
+	if (run->runs && pool_new(&sim.pool, (void *)NOWHERE, sim.room))
+		exit(1);
 	policy_init(&sim.policy);
 	list_init(&sim.queue[SIM_SMALL]);
 	list_init(&sim.queue[SIM_MAIN]);
@@ -92,6 +109,10 @@ static void play(const struct sim_policy *policy, const struct run *run, const u
 		}
 		request(policy, &sim, item);
 	}
+	for (uint32_t i = 0; i < sim.n && sim.pool; ++i)
+		if (sim.items[i].resident)
+			give_room(&sim, &sim.items[i]);
+	pool_free(sim.pool);
 	free(sim.items);
 	free(sim.heap);
 }
@@ -152,11 +173,11 @@ static void play_all(const struct run *run, const uint64_t *bytes, const uint32_
 	add_to_groups(run, figures);
 }
 
-static void run_all(uint32_t n_requests, bool print)
+static void run_all(uint32_t n_requests, bool runs, bool print)
 {
 	static const uint32_t n_adapters[] = { 2000, 10000 };
 	static const double parts[] = { 0.01, 0.1, 0.5 };
-	struct run run = { .n_requests = n_requests };
+	struct run run = { .n_requests = n_requests, .runs = runs };
 
 	(void)group_of("all"); /* the order of the tables' rows */
 	for (unsigned i = 0; i < _SIM_LAW_N; ++i)
@@ -208,18 +229,21 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "all", no_argument, NULL, 'a' },
+		{ "runs", no_argument, NULL, 'r' },
 		{ "requests", required_argument, NULL, 'n' },
 		{ "seed", required_argument, NULL, 's' },
 		{ 0 },
 	};
 	uint32_t n_requests = 100000;
 	uint64_t seed = 1;
-	bool all = false;
+	bool all = false, runs = false;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 'a')
 			all = true;
+		else if (option == 'r')
+			runs = true;
 		else if (option == 'n')
 			n_requests = (uint32_t)strtoul(optarg, NULL, 10);
 		else if (option == 's')
@@ -233,7 +257,7 @@ int main(int argc, char **argv)
 	if (all)
 		printf("| law | scene | adapters | cache | policy | misses | bytes | seconds, idle | busy |\n"
 		       "|---|---|--:|--:|---|--:|--:|--:|--:|\n");
-	run_all(n_requests, all);
+	run_all(n_requests, runs, all);
 	if (!all)
 		print_groups();
 	return 0;

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "daemon/cache/policy.h"
+#include "daemon/model/pool.h"
 
 #define IDLE_S 200e-6 /* what a reload takes besides reading, idle */
 #define BUSY_S 10e-3  /* and when a step runs meanwhile, which has to end before anyone looks */
@@ -17,6 +18,7 @@
 struct sim_item {
 	uint64_t bytes;
 	bool resident;
+	struct pool_run run;      /* if it is, and there is a pool */
 	struct policy_item item;  /* lorad's */
 	struct list link, ghost;
 	unsigned frequency, queue;
@@ -29,6 +31,7 @@ enum { SIM_SMALL, SIM_MAIN, _SIM_QUEUE_N };
 struct sim {
 	struct sim_item *items;
 	uint32_t n;
+	struct pool *pool;        /* NULL: memory is where it is needed */
 	uint64_t room, used, n_resident;
 	struct policy policy;
 	struct list queue[_SIM_QUEUE_N], ghosts;

@@ -49,4 +49,7 @@ tests_bench_page_LDADD = daemon/store/libstore.la daemon/os/libos.la daemon/form
 EXTRA_PROGRAMS += tests/bench/cache-sim
 tests_bench_cache_sim_SOURCES = tests/bench/cache-sim.c tests/bench/cache-sim.h tests/bench/cache-sim-policies.c \
 	tests/bench/cache-sim-trace.c
-tests_bench_cache_sim_LDADD = daemon/cache/libcache.la
+tests_bench_cache_sim_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la kernels/libkernels.la daemon/base/libbase.la
+EXTRA_PROGRAMS += tests/bench/cache-cost
+tests_bench_cache_cost_LDADD = daemon/cache/libcache.la daemon/model/libmodel.la daemon/format/libformat.la \
+	kernels/libkernels.la daemon/base/libbase.la

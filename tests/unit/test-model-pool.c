@@ -30,18 +30,23 @@ static uint32_t below(uint32_t n)
 	return (uint32_t)((state >> 16) % n);
 }
 
-/* First fit from the owner's end, the slow way; n_pages if there is none. */
+/* The slow way. KV: first fit from below. Adapters: the shortest stretch, of equals the highest, its end. n_pages: none. */
 static uint32_t expected_place(const struct model *m, enum pool_owner owner, uint32_t n)
 {
-	for (uint32_t k = 0; n <= m->n_pages && k <= m->n_pages - n; ++k) {
-		uint32_t first = owner == POOL_KV ? k : m->n_pages - n - k, i = 0;
+	uint32_t place = m->n_pages, shortest = UINT32_MAX;
 
-		while (i < n && m->owner[first + i] == FREE)
-			++i;
-		if (i == n)
+	for (uint32_t end, first = 0; first < m->n_pages; first = end + 1) {
+		end = first;
+		while (end < m->n_pages && m->owner[end] == FREE)
+			++end;
+		if (end - first < n || (owner == POOL_ADAPTERS && end - first > shortest))
+			continue;
+		if (owner == POOL_KV)
 			return first;
+		shortest = end - first;
+		place = end - n;
 	}
-	return m->n_pages;
+	return place;
 }
 
 static uint32_t longest_free(const struct model *m)
