@@ -208,11 +208,17 @@ static enum start keep_apart(struct engine *engine, struct request *request, uin
 	return now_ns - request->apart_ns > ENGINE_APART_NS ? START_BAR : START_PASS;
 }
 
-static enum start start(struct engine *engine, struct request *request, uint64_t now_ns)
+/* *started: tokens of prompts that have started, its own added. */
+static enum start start(struct engine *engine, struct request *request, uint64_t *started, uint64_t now_ns)
 {
 	enum start apart = keep_apart(engine, request, now_ns);
+	uint32_t running = engine->n_running;
 
-	return apart == START_RUNS ? start_now(engine, request, now_ns) : apart;
+	if (apart == START_RUNS)
+		apart = start_now(engine, request, now_ns);
+	if (engine->n_running > running)
+		*started += request_todo(request);
+	return apart;
 }
 
 /* No place yet, but soon: have its adapters read meanwhile, and kept. */
@@ -222,26 +228,38 @@ static void look_ahead(struct engine *engine, struct request *request)
 		(void)cache_want(engine->options.cache, request->adapter[i], NULL);
 }
 
-/** engine_running_prompts() - tokens of prompts that have started and are not computed */
+/** engine_running_prompts() - tokens of prompts that have started and are not computed, or not again */
 uint64_t engine_running_prompts(const struct engine *engine)
 {
 	const struct request *request;
 	uint64_t n = 0;
 
 	list_for_each(request, &engine->running, link)
-		n += request->n_prompt > request->n_computed ? request->n_prompt - request->n_computed : 0;
+		n += request_todo(request) > 1 ? request_todo(request) : 0;
 	return n;
+}
+
+/* Rows for prompts in the next step. */
+static uint32_t prompt_rows(const struct engine *engine)
+{
+	const struct request *request;
+
+	list_for_each(request, &engine->running, link)
+		if (request_todo(request) == 1)
+			return engine->mixed_rows;
+	return engine->options.limits.rows;
 }
 
 /**
  * engine_start_waiting() - start whoever can, turn away who comes too late
  *
- * In the order of fair.c. When nobody can start any more, the next ENGINE_LOOKAHEAD have their adapters read.
+ * In the order of fair.c. Those who have started are not put in order any more, so no more start than the next step has
+ * rows for; nor would it help them. When nobody can start, the next ENGINE_LOOKAHEAD have their adapters read.
  */
 void engine_start_waiting(struct engine *engine, uint64_t now_ns)
 {
-	uint64_t ahead = engine_running_prompts(engine);
-	uint32_t looked_ahead = 0;
+	uint64_t started = engine_running_prompts(engine), ahead = started;
+	uint32_t looked_ahead = 0, rows = prompt_rows(engine);
 	struct request *request;
 	bool barred = false;
 
@@ -251,8 +269,8 @@ void engine_start_waiting(struct engine *engine, uint64_t now_ns)
 
 		if (request_is_stuck(request) || engine_drop_late(engine, request, ahead, now_ns))
 			continue;
-		if (!barred && engine->n_running < engine->options.limits.seqs)
-			barred = start(engine, request, now_ns) == START_BAR; /* or it is gone */
+		if (!barred && started < rows && engine->n_running < engine->options.limits.seqs)
+			barred = start(engine, request, &started, now_ns) == START_BAR; /* or it is gone */
 		else if (looked_ahead++ < ENGINE_LOOKAHEAD)
 			look_ahead(engine, request);
 		ahead += prompt;
