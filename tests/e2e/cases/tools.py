@@ -105,5 +105,9 @@ def lorabench_follows_a_trace(world, d):
 def targets_are_judged(world, d):
     check_equal(len(d.generate("-n", 3, "--ignore-eos", "--first-token-ms", 60000, "--deadline-ms", 60000, *P)["tokens"]), 3, "tokens")
     check("cached_tokens" in d.ctl("score", "--json", "--deadline-ms", 60000, *P).json(), "score says nothing of cached tokens")
+    d.ctl("generate", "--json", "-n", 4000, "--ignore-eos", "--deadline-ms", 300, *P).refused("300 ms")
+    bench = [f"{world.build}/tools/lorabench", "--socket", d.socket, "--adapters", 0, "--clients", 8, "--prompt-tokens", 1000, "--gen-tokens", 50]
+    got = call([*bench, "--rate", 1000, "--requests", 200, "--deadline-ms", 100, "--json"]).json() # more than any machine bears
+    check(got["aborted"] > 0 and got["errors"] == 0 and got["aborted"] + got["requests"] == got["offered"] == 200, got)
     d.ctl("generate", "--deadline-ms", "604800001", *P).refused("deadline-ms")
     d.ctl("score", "--first-token-ms", "-1", *P).refused("first-token-ms")
