@@ -2,11 +2,12 @@
 /*
  * How fast the pager reads, beside fio on the same file
  *
- * usage: page [--dir DIR] [--mib MIB] [--image-mib N] [--rounds R] [--method M] [--depth D]
+ * usage: page [--dir DIR] [--mib MIB] [--image-mib N | --image-kib N] [--rounds R] [--method M] [--depth D] [--faults F]
  *
- * Makes a store of MIB (default 768) in images of N MiB (default 8), then for each round, back to back: fio reads
- * data.mdb with O_DIRECT, blocks of 1 MiB and depth D (default 8), and the pager reads all images into a region of huge
- * pages, each into one of 32 places, as a cache does. Printed: GB/s of both and their ratio (median of the rounds), CPU
+ * Makes a store of MIB (default 768) in images of N MiB (default 8) or KiB, then for each round, back to back: fio reads
+ * data.mdb with O_DIRECT and depth D (default 8), in blocks of 1 MiB, or in random ones of an image where images are
+ * smaller, and the pager reads all images into a region of huge pages, each into one of F places (default 32), as a cache
+ * does: so many loads are under way. Printed: GB/s of both and their ratio (median of the rounds), CPU
  * time per GB of this process, the part of it that checksums take, and by how much of the bytes read the page cache of
  * data.mdb grew (mincore). The first round, which faults memory in and registers it,
  * is not counted. Without fio the ratio is left out.
@@ -31,14 +32,14 @@
 #include "daemon/os/mem.h"
 #include "daemon/store/pager.h"
 
-#define PLACES 32u
+#define FAULTS_MAX 1024u
 #define ROUNDS_MAX 64u
 #define GB 1e9
 
 struct bench {
 	char folder[4096];
 	uint64_t image_bytes;
-	unsigned n_images, rounds, depth;
+	unsigned n_images, rounds, depth, places;
 	enum pager_method best;
 	struct store *store;
 	struct pager *pager;
@@ -174,12 +175,12 @@ static unsigned load_all(struct bench *bench, struct bench_load *loads)
 {
 	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
-	size_t place_bytes = bench->region.bytes / PLACES;
+	size_t place_bytes = bench->region.bytes / bench->places;
 	unsigned failed = 0;
 
-	for (unsigned i = 0; i < bench->n_images + PLACES; ++i) {
-		if (i >= PLACES) {
-			struct bench_load *old = &loads[i - PLACES];
+	for (unsigned i = 0; i < bench->n_images + bench->places; ++i) {
+		if (i >= bench->places) {
+			struct bench_load *old = &loads[i - bench->places];
 
 			pthread_mutex_lock(&lock);
 			while (!old->done)
@@ -191,7 +192,7 @@ static unsigned load_all(struct bench *bench, struct bench_load *loads)
 			continue;
 		loads[i] = (struct bench_load){ .lock = &lock, .ended = &ended };
 		loads[i].load.digest = digest_of((unsigned)((uint64_t)i * 7919 % bench->n_images));
-		loads[i].load.to = (uint8_t *)bench->region.base + i % PLACES * place_bytes;
+		loads[i].load.to = (uint8_t *)bench->region.base + i % bench->places * place_bytes;
 		loads[i].load.room = place_bytes;
 		loads[i].load.done = on_done;
 		pager_submit(bench->pager, &loads[i].load);
@@ -248,15 +249,18 @@ static size_t read_pipe(int fd, char *text, size_t room)
 /* Runs fio over data.mdb. Return: 0; -ENOENT where there is none. */
 static int fio_output(const struct bench *bench, char *text, size_t room)
 {
-	char file[4200], depth[32];
-	const char *const argv[] = { "fio", "--name=page", file, "--readonly", "--rw=read", "--bs=1M", depth, "--direct=1",
-				     "--ioengine=io_uring", "--fixedbufs=1", "--output-format=json", NULL };
+	uint64_t image = (bench->image_bytes + 4095) / 4096 * 4096;
+	bool small = image < 1 << 20;
+	char file[4200], depth[32], block[32];
+	const char *const argv[] = { "fio", "--name=page", file, "--readonly", small ? "--rw=randread" : "--rw=read", block, depth,
+				     "--direct=1", "--ioengine=io_uring", "--fixedbufs=1", "--output-format=json", NULL };
 	posix_spawn_file_actions_t actions;
 	int fds[2], status = -1, r;
 	pid_t pid;
 
 	(void)snprintf(file, sizeof(file), "--filename=%s", store_data_path(bench->store));
 	(void)snprintf(depth, sizeof(depth), "--iodepth=%u", bench->depth);
+	(void)snprintf(block, sizeof(block), "--bs=%llu", (unsigned long long)(small ? image : 1 << 20));
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return -errno;
 	(void)posix_spawn_file_actions_init(&actions);
@@ -340,9 +344,9 @@ static int run(struct bench *bench)
 		printf("round %u: pager %.2f GB/s, %.1f ms CPU/GB; fio %.2f GB/s, %.1f ms CPU/GB\n", i, ours.gb_s,
 		       ours.cpu_ms_gb, fio.gb_s, fio.cpu_ms_gb);
 	}
-	printf("method %s, %s, depth %u, %u images of %.1f MiB, median of %u rounds\n",
+	printf("method %s, %s, depth %u, %u loads at once, %u images of %.2f MiB, median of %u rounds\n",
 	       pager_method_names[pager_method(bench->pager)], mem_kind_name(bench->region.kind), bench->depth,
-	       bench->n_images, (double)bench->image_bytes / (1 << 20), n);
+	       bench->places, bench->n_images, (double)bench->image_bytes / (1 << 20), n);
 	printf("pager_gb_s %.2f\n", median(gb_s, n));
 	if (has_fio)
 		printf("fio_gb_s %.2f\nratio %.3f\n", median(fio_gb_s, n), median(ratio, n));
@@ -371,7 +375,7 @@ static int set_up(struct bench *bench)
 	}
 	r = fill_store(bench);
 	if (!r)
-		r = mem_region_init(&bench->region, "page-bench", PLACES * ((bench->image_bytes + 65535) / 65536 * 65536));
+		r = mem_region_init(&bench->region, "page-bench", bench->places * ((bench->image_bytes + 65535) / 65536 * 65536));
 	if (r)
 		return r;
 	bench->seen = malloc((size_t)((double)bench->n_images * (double)bench->image_bytes / 4096 * 1.5) + (1 << 20));
@@ -398,51 +402,49 @@ static void tear_down(struct bench *bench)
 	(void)rmdir(bench->folder);
 }
 
-int main(int argc, char **argv)
+/* What was asked for; false: a number is out of range, or there is no such option. */
+static bool read_options(int argc, char **argv, struct bench *bench)
 {
 	static const struct option longs[] = {
-		{ "dir", 1, NULL, 'd' },    { "mib", 1, NULL, 'm' },   { "image-mib", 1, NULL, 'i' },
-		{ "rounds", 1, NULL, 'r' }, { "method", 1, NULL, 'M' }, { "depth", 1, NULL, 'D' }, { 0 },
+		{ "dir", 1, NULL, 'd' },    { "mib", 1, NULL, 'm' },    { "image-mib", 1, NULL, 'i' }, { "image-kib", 1, NULL, 'k' },
+		{ "rounds", 1, NULL, 'r' }, { "method", 1, NULL, 'M' }, { "depth", 1, NULL, 'D' },     { "faults", 1, NULL, 'f' }, { 0 },
 	};
-	struct bench bench = { .rounds = 5, .depth = 8, .region = MEM_REGION_NULL };
-	unsigned long mib = 768, image_mib = 8;
+	unsigned long numbers[128] = { ['m'] = 768, ['i'] = 8, ['r'] = 5, ['D'] = 8, ['f'] = 32 };
 	const char *dir = ".";
-	int c, r;
+	uint64_t bytes;
+	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-		unsigned long number = optarg ? strtoul(optarg, NULL, 10) : 0;
-
-		switch (c) {
-		case 'd':
+		if (c == '?')
+			return false;
+		if (c == 'd')
 			dir = optarg;
-			break;
-		case 'm':
-			mib = number;
-			break;
-		case 'i':
-			image_mib = number;
-			break;
-		case 'r':
-			bench.rounds = (unsigned)number;
-			break;
-		case 'M':
-			bench.best = (enum pager_method)number;
-			break;
-		case 'D':
-			bench.depth = (unsigned)number;
-			break;
-		default:
-			return 2;
-		}
+		else
+			numbers[c] = strtoul(optarg, NULL, 10);
 	}
-	if (!image_mib || image_mib > 2048 || mib < image_mib || !bench.rounds || bench.rounds > ROUNDS_MAX ||
-	    !bench.depth || bench.best >= _PAGER_METHOD_N) {
-		fprintf(stderr, "page: a number is out of range\n");
+	bytes = numbers['k'] ? numbers['k'] << 10 : numbers['i'] << 20;
+	if (!bytes || bytes > UINT64_C(2) << 30 || numbers['m'] << 20 < bytes || !numbers['r'] || numbers['r'] >= ROUNDS_MAX ||
+	    !numbers['D'] || numbers['M'] >= _PAGER_METHOD_N || !numbers['f'] || numbers['f'] > FAULTS_MAX)
+		return false;
+	(void)snprintf(bench->folder, sizeof(bench->folder), "%s/page-bench-XXXXXX", dir);
+	bench->image_bytes = bytes;
+	bench->n_images = (unsigned)((numbers['m'] << 20) / bytes);
+	bench->rounds = (unsigned)numbers['r'];
+	bench->depth = (unsigned)numbers['D'];
+	bench->places = (unsigned)numbers['f'];
+	bench->best = (enum pager_method)numbers['M'];
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	struct bench bench = { .region = MEM_REGION_NULL };
+	int r;
+
+	if (!read_options(argc, argv, &bench)) {
+		fprintf(stderr, "page: an option or a number is out of range\n");
 		return 2;
 	}
-	(void)snprintf(bench.folder, sizeof(bench.folder), "%s/page-bench-XXXXXX", dir);
-	bench.image_bytes = (uint64_t)image_mib << 20;
-	bench.n_images = (unsigned)(mib / image_mib);
 	r = set_up(&bench);
 	if (!r)
 		r = run(&bench);
