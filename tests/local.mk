@@ -8,6 +8,7 @@ include tests/unit/store.mk
 include tests/unit/tools.mk
 include tests/unit/ipc.mk
 include tests/unit/model.mk
+include tests/bench/local.mk
 
 dist_check_SCRIPTS += tests/check-layers tests/check-headers tests/check-man tests/check-units
 TESTS += tests/check-layers tests/check-headers tests/check-man tests/check-units

@@ -1,0 +1,8 @@
+# Benchmarks of thousands of adapters, run by hand: see tests/bench/residency.
+EXTRA_DIST += tests/bench/rig.py tests/bench/residency
+
+# What the scheduler costs in each step: make tests/bench/turn
+EXTRA_PROGRAMS += tests/bench/turn
+tests_bench_turn_SOURCES = tests/bench/turn.c
+tests_bench_turn_LDADD = daemon/sched/libsched.la daemon/cache/libcache.la daemon/model/libmodel.la daemon/model/libtokenizer.la \
+	daemon/store/libstore.la daemon/os/libos.la daemon/format/libformat.la kernels/libkernels.la daemon/base/libbase.la
