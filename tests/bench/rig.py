@@ -32,21 +32,22 @@ class Control:
 class Store:
     """A folder with the adapters that `store make` writes, imported; gone at the end."""
 
-    def __init__(self, build, model, n, *kind):
-        self.build, self.model, self.n = build, model, n
+    def __init__(self, build, model, n, *kind, keep=False):
+        """keep: the folders stay, too."""
+        self.build, self.model, self.n, self.keep = build, model, n, keep
         self.scratch = tempfile.TemporaryDirectory(prefix="lorad-bench-", dir=SCRATCH)
-        self.path = self.scratch.name + "/store"
+        self.path, self.folders = self.scratch.name + "/store", self.scratch.name + "/folders"
         if n:
             self.fill(n, kind)
 
     def fill(self, n, kind):
-        folders = self.scratch.name + "/folders"
-        subprocess.run([HERE + "/store", "make", folders, "--adapters", str(n), *kind], check=True)
+        subprocess.run([HERE + "/store", "make", self.folders, "--adapters", str(n), *kind], check=True)
         with Daemon(self) as daemon:
-            subprocess.run([self.build + "/tools/loractl", "--socket", daemon.socket, "import", *sorted(glob.glob(folders + "/*"))],
+            subprocess.run([self.build + "/tools/loractl", "--socket", daemon.socket, "import", *sorted(glob.glob(self.folders + "/*"))],
                            check=True, stdout=subprocess.DEVNULL)
             sizes = [a["bytes"] for a in daemon.adapters()]
-        shutil.rmtree(folders)
+        if not self.keep:
+            shutil.rmtree(self.folders)
         self.bytes = sum(sizes)
         self.pool_bytes = sum(-(-size // POOL_PAGE) * POOL_PAGE for size in sizes)  # what they take in memory
 
@@ -113,6 +114,17 @@ class Daemon:
 
     def memory_kib(self, field):
         return int(re.search(field + r":\s*(\d+) kB", open(f"/proc/{self.process.pid}/status").read())[1])
+
+    def own_memory_kib(self, pool_bytes):
+        """Resident and anonymous, but for the pool, which fills up by and by."""
+        total = size = 0
+        for line in open(f"/proc/{self.process.pid}/smaps"):
+            key, value, *_ = line.split()
+            if key == "Size:":
+                size = int(value)
+            elif key == "Anonymous:" and size * 1024 < pool_bytes:
+                total += int(value)
+        return total
 
 
 class Table:

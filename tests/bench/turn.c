@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/sched/admit.h"
 #include "daemon/sched/engine.h"
@@ -304,6 +305,7 @@ static void read_all(unsigned n)
 		must(cache_prefetch(bench.cache, &digest, NULL) <= CACHE_E_PENDING, "an adapter cannot be read");
 	}
 	do {
+		(void)usleep(1000);
 		cache_begin_turn(bench.cache);
 		cache_read_stats(bench.cache, &stats);
 	} while (stats.loading);
