@@ -195,7 +195,7 @@ static int begin_next(struct ctl *ctl, struct import *import, struct lane *lane)
 
 		r = import->name ? TOOL_OK : default_name(ctl, path, lane->name);
 		if (import->name)
-			(void)strcpy(lane->name, import->name);
+			(void)snprintf(lane->name, sizeof(lane->name), "%s", import->name);
 		if (!r && name_in_flight(import, lane->name))
 			return TOOL_OK;
 		if (!lane->control && control_open(&lane->control, ctl->socket, ctl->diag))

@@ -31,6 +31,7 @@
 #include "daemon/store/store-internal.h"
 
 #define COPY_BYTES ((size_t)1 << 20) /* between two looks at the watch */
+#define SYNC_BYTES ((size_t)64 << 20)
 #define SPARE_BYTES ((uint64_t)1 << 20)
 #define FREE_DBI 0                   /* LMDB's list of free pages: transaction -> count, page numbers */
 
@@ -168,10 +169,14 @@ static int write_all(int fd, const uint8_t *from, size_t bytes, struct diag *dia
 	return 0;
 }
 
-/* From the pipe into the file, until it ends. */
+/*
+ * From the pipe into the file, until it ends. Synced as it grows, so that the last sync is short: what ends the daemon waits
+ * for it.
+ */
 static int drain(const struct copy *copy, int fd, const struct store_watch *watch, struct diag *diag)
 {
 	_cleanup_free_ uint8_t *buffer = malloc(COPY_BYTES);
+	size_t unsynced = 0;
 	ssize_t n;
 	int r = 0;
 
@@ -188,6 +193,11 @@ static int drain(const struct copy *copy, int fd, const struct store_watch *watc
 		if (watch && !watch->go_on(watch->userdata, (uint64_t)n))
 			return STORE_E_CANCELLED;
 		r = write_all(fd, buffer, (size_t)n, diag);
+		unsynced += (size_t)n;
+		if (!r && unsynced >= SYNC_BYTES) {
+			r = fdatasync(fd) < 0 ? store_result(errno, diag) : 0;
+			unsynced = 0;
+		}
 	}
 	return r;
 }

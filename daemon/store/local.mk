@@ -4,6 +4,7 @@ daemon_store_libstore_la_CPPFLAGS = $(AM_CPPFLAGS) $(LMDB_CFLAGS) $(URING_CFLAGS
 daemon_store_libstore_la_LIBADD = $(LMDB_LIBS) $(URING_LIBS)
 daemon_store_libstore_la_SOURCES = \
 	daemon/store/compact.c \
+	daemon/store/open.c \
 	daemon/store/pager.c daemon/store/pager.h \
 	daemon/store/probe.c \
 	daemon/store/put.c \
