@@ -22,8 +22,8 @@
 
 /* ---- room ---- */
 
-/* Something that is not in use yields; false: there is nothing. */
-static bool make_room(struct engine *engine)
+/* Something that is not in use yields; false: there is nothing. For who runs, in need also what those who wait will need. */
+static bool make_room(struct engine *engine, bool runs)
 {
 	struct kv *kv = engine->options.kv;
 	size_t bytes = kv_block_bytes(kv);
@@ -31,7 +31,7 @@ static bool make_room(struct engine *engine)
 
 	if (kv_ns && kv_ns / SCHED_KV_WORTH >= adapter_ns && kv_evict(kv, bytes, 0))
 		return true;
-	return cache_shrink(engine->options.cache, bytes, 0) || kv_evict(kv, bytes, 0);
+	return cache_shrink(engine->options.cache, bytes, runs ? 0 : 1) || kv_evict(kv, bytes, 0);
 }
 
 /* Blocks for all tokens so far. */
@@ -40,7 +40,7 @@ static int reserve_kv(struct engine *engine, struct request *request)
 	int r;
 
 	while ((r = kv_reserve(engine->options.kv, &request->kv, request->n_tokens)) == KV_E_FULL)
-		if (!make_room(engine))
+		if (!make_room(engine, request->place == REQUEST_RUNNING))
 			return KV_E_FULL;
 	return error_trace(r);
 }
