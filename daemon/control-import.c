@@ -68,15 +68,21 @@ static void deliver_progress(struct letter *letter)
 						 "import"));
 }
 
-/* A pin belongs to the name: it moves on to the content that replaced the pinned one. */
-static void move_pin(const struct import_call *import)
+/*
+ * What the name had before leaves memory as if it had been removed; under another name of its own it is read again when it is
+ * asked for. A pin belongs to the name: it moves on to the content that replaced the pinned one.
+ */
+static void forget_before(const struct import_call *import)
 {
 	struct cache *cache = import->call->parts->cache;
+	bool pinned;
 
-	if (!import->has_before || !cache_is_pinned(cache, &import->before))
+	if (!import->has_before)
 		return;
-	(void)cache_pin(cache, &import->before, false);
-	(void)cache_pin(cache, &import->job.record.digest, true);
+	pinned = cache_is_pinned(cache, &import->before);
+	cache_forget(cache, &import->before);
+	if (pinned)
+		(void)cache_pin(cache, &import->job.record.digest, true);
 }
 
 static void reply(struct control_call *call, const struct import_job *job)
@@ -97,7 +103,7 @@ static void deliver_done(struct letter *letter)
 
 	switch (job->outcome) {
 	case IMPORT_REPLACED:
-		move_pin(import);
+		forget_before(import);
 		reply(import->call, job);
 		break;
 	case IMPORT_IMPORTED:

@@ -258,6 +258,30 @@ def remove_and_replace_while_in_use(world, d):
 
 
 @case
+def content_without_a_name_leaves_memory(world):
+    """After --replace as after remove; a pin moves on to the new content."""
+    one = adapters.write(f"{world.scratch}/one", items=adapters.tensors(seed=23))
+    two = adapters.write(f"{world.scratch}/two", items=adapters.tensors(seed=24))
+    d = world.daemon()
+
+    def resident(what, wanted):
+        until(lambda: d.status()["cache"]["resident"] == wanted, what=what)
+
+    d.ctl("import", "--name", "x", one).ok()
+    answer(d, "x")
+    resident("one in memory", 1)
+    d.ctl("import", "--name", "x", "--replace", two).ok()
+    resident("what was replaced is gone", 0)
+    answer(d, "x")
+    resident("two in memory", 1)
+    d.ctl("pin", "x").ok()
+    d.ctl("import", "--name", "x", "--replace", one).ok()
+    check(d.ctl("show", "--json", "x").json()["pinned"], "the pin did not move on")
+    d.ctl("remove", "x").ok()
+    resident("what was removed is gone", 0)
+
+
+@case
 def a_restart_keeps_the_store(world):
     d = world.daemon()
     folder = adapters.write(f"{world.scratch}/x")
