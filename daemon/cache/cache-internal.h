@@ -59,6 +59,7 @@ struct cache_tier_state {
 	struct pool *pool;          /* NULL: there is no such tier */
 	size_t limit, used;         /* bytes of the pool */
 	struct policy policy;       /* of copies free to be evicted */
+	size_t spare;               /* their bytes */
 };
 
 struct cache {

@@ -106,6 +106,7 @@ void cache_forget(struct cache *cache, const struct store_digest *digest); /* it
 /* KV blocks and adapters share the pool: evict unused adapters, which for so long; false: none. And how long the next has been. */
 bool cache_shrink(struct cache *cache, size_t bytes, uint64_t idle_ns);
 uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns);
+size_t cache_spare_bytes(struct cache *cache); /* of the pool: adapters that may be evicted */
 
 /* stats.c */
 void cache_note_tokens(struct cache_adapter *adapter, uint64_t n); /* computed with it; any thread, while referenced */

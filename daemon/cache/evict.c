@@ -49,6 +49,23 @@ void cache_note_whole(struct cache_adapter *adapter, enum cache_tier tier)
 	stats->bytes += cache_charge(adapter);
 }
 
+/* Among the items of its tier's policy or not: may it be evicted? */
+static void set_spare(struct cache_adapter *adapter, enum cache_tier tier, bool spare)
+{
+	struct cache_tier_state *state = &adapter->cache->tier[tier];
+	struct policy_item *item = &adapter->copy[tier].item;
+
+	if (list_linked(&item->link) == spare)
+		return;
+	if (spare) {
+		policy_add(&state->policy, item);
+		state->spare += cache_charge(adapter);
+	} else {
+		policy_remove(item);
+		state->spare -= cache_charge(adapter);
+	}
+}
+
 /* Gives a copy's memory back; nobody may use it any more. */
 void cache_drop(struct cache_adapter *adapter, enum cache_tier tier)
 {
@@ -56,7 +73,7 @@ void cache_drop(struct cache_adapter *adapter, enum cache_tier tier)
 	struct cache *cache = adapter->cache;
 
 	assert(copy->state != COPY_ABSENT);
-	policy_remove(&copy->item);
+	set_spare(adapter, tier, false);
 	if (tier == CACHE_TIER_DEVICE) {
 		assert(adapter->holds == 0);
 		step_lora_deinit(&adapter->lora);
@@ -124,10 +141,7 @@ void cache_settle(struct cache_adapter *adapter)
 		if (adapter->forgotten && adapter->refs == 0 && is_evictable(adapter, tier))
 			evict(adapter, tier, CACHE_FORGOTTEN);
 		has_memory |= copy->state != COPY_ABSENT;
-		if (!is_evictable(adapter, tier))
-			policy_remove(&copy->item);
-		else if (!list_linked(&copy->item.link))
-			policy_add(&adapter->cache->tier[tier].policy, &copy->item);
+		set_spare(adapter, tier, is_evictable(adapter, tier));
 	}
 	if (!has_memory && adapter->refs == 0 && !adapter->pinned && !list_linked(&adapter->retired))
 		retire(adapter);
@@ -241,4 +255,15 @@ uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns)
 	ns = victim ? idle_ns(victim, now_ns) : 0;
 	pthread_mutex_unlock(&cache->lock);
 	return ns;
+}
+
+/** cache_spare_bytes() - what cache_shrink() could give in all */
+size_t cache_spare_bytes(struct cache *cache)
+{
+	size_t bytes;
+
+	pthread_mutex_lock(&cache->lock);
+	bytes = cache->tier[CACHE_TIER_DEVICE].spare;
+	pthread_mutex_unlock(&cache->lock);
+	return bytes;
 }

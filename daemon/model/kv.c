@@ -271,6 +271,29 @@ static int take_blocks(struct kv *kv, struct kv_seq *seq, uint32_t n)
 	return KV_OK;
 }
 
+static uint32_t blocks_for(const struct kv *kv, uint32_t n_tokens)
+{
+	uint32_t block_tokens = kv->layout.block_tokens;
+
+	return n_tokens / block_tokens + (n_tokens % block_tokens != 0);
+}
+
+/**
+ * kv_missing_bytes() - what kv_reserve() would want of the pool beyond what is free and what kv_evict() can give; 0: nothing
+ */
+size_t kv_missing_bytes(struct kv *kv, const struct kv_seq *seq, uint32_t n_tokens)
+{
+	uint32_t n = blocks_for(kv, n_tokens);
+	size_t want, have;
+
+	(void)pthread_mutex_lock(&kv->lock);
+	want = n > seq->n_blocks ? (n - seq->n_blocks) * kv_block_bytes(kv) : 0;
+	have = pool_size(kv->pool) - pool_used(kv->pool, POOL_KV) - pool_used(kv->pool, POOL_ADAPTERS) +
+	       kv->stats.cached * kv_block_bytes(kv);
+	(void)pthread_mutex_unlock(&kv->lock);
+	return want > have ? want - have : 0;
+}
+
 /**
  * kv_reserve() - make room for the first n_tokens positions of a request
  * @seq:        the request's blocks; KV_SEQ_NULL at first
@@ -281,8 +304,7 @@ static int take_blocks(struct kv *kv, struct kv_seq *seq, uint32_t n)
  */
 int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens)
 {
-	uint32_t block_tokens = kv->layout.block_tokens;
-	uint32_t n = n_tokens / block_tokens + (n_tokens % block_tokens != 0);
+	uint32_t n = blocks_for(kv, n_tokens);
 	int r = kv_make_room(seq, n);
 
 	if (r)

@@ -47,6 +47,7 @@ struct kv *kv_free(struct kv *kv);
 const struct kern_kv_layout *kv_layout(const struct kv *kv);
 size_t kv_block_bytes(const struct kv *kv);
 int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens); /* room for positions 0..n_tokens-1, or KV_E_FULL */
+size_t kv_missing_bytes(struct kv *kv, const struct kv_seq *seq, uint32_t n_tokens); /* that others would have to yield for it */
 void kv_drop(struct kv *kv, struct kv_seq *seq);
 uint64_t kv_max_tokens(const struct kv *kv);                          /* of one request alone in an empty pool */
 

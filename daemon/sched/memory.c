@@ -34,6 +34,15 @@ static bool make_room(struct engine *engine, bool runs)
 	return cache_shrink(engine->options.cache, bytes, runs ? 0 : 1) || kv_evict(kv, bytes, 0);
 }
 
+/* Would there be enough if all yielded who are not in use? If not, nobody should: the memory would be taken again at once by
+ * adapters read ahead, only to be evicted in the next turn. */
+static bool can_make_room(struct engine *engine, const struct request *request)
+{
+	size_t missing = kv_missing_bytes(engine->options.kv, &request->kv, request->n_tokens);
+
+	return missing == 0 || missing <= cache_spare_bytes(engine->options.cache);
+}
+
 /* Blocks for all tokens so far. */
 static int reserve_kv(struct engine *engine, struct request *request)
 {
@@ -96,7 +105,7 @@ int engine_take_kv(struct engine *engine, struct request *request)
 	int r = find_prefix(engine, request);
 
 	if (r == KV_OK)
-		r = reserve_kv(engine, request);
+		r = can_make_room(engine, request) ? reserve_kv(engine, request) : KV_E_FULL;
 	if (r == KV_OK) {
 		prefix_announce(kv, &request->kv, request->token, request->n_tokens);
 		return KV_OK;

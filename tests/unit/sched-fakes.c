@@ -458,6 +458,12 @@ uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns)
 	return fakes.cache_blocks;
 }
 
+size_t cache_spare_bytes(struct cache *cache)
+{
+	(void)cache;
+	return (size_t)fakes.cache_blocks * POOL_PAGE;
+}
+
 void cache_read_stats(struct cache *cache, struct cache_stats *ret)
 {
 	(void)cache;

@@ -405,6 +405,21 @@ START_TEST(unused_adapters_go_before_requests)
 }
 END_TEST
 
+/* It has to wait for the one that runs in any case, so adapters that were read ahead stay. */
+START_TEST(nobody_yields_in_vain)
+{
+	memory(2, 2);
+	add(fake_request(session, 1, "12345678", 7));
+	turns(1);
+	add(fake_request(session, 2, "a prompt that takes more than two blocks, and waits", 2));
+	turns(5);
+	ck_assert_uint_eq(fakes.cache_blocks, 2);
+	run_out();
+	ends(1, LC_FINISH_LENGTH, 7);
+	ends(2, LC_FINISH_LENGTH, 2);
+}
+END_TEST
+
 START_TEST(alone_without_memory_is_an_error)
 {
 	add(fake_request(session, 1, "12345678", 30));
@@ -730,6 +745,7 @@ int main(void)
 	tcase_add_test(tc, preempted_requests_lose_nothing);
 	tcase_add_test(tc, preempted_scores_are_sent_once);
 	tcase_add_test(tc, unused_adapters_go_before_requests);
+	tcase_add_test(tc, nobody_yields_in_vain);
 	tcase_add_test(tc, alone_without_memory_is_an_error);
 	tcase_add_test(tc, a_common_beginning_is_computed_once);
 	tcase_add_test(tc, who_may_share);
