@@ -115,13 +115,88 @@ def together(functions):
     return results
 
 
-class Daemon:
+SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)')
+
+
+def check_histogram(name, series):
+    """series: {labels: value} of the family's samples, labels as (name, value) pairs."""
+    buckets = [(float(dict(labels)["le"]), value) for (sample, labels), value in series.items() if sample == name + "_bucket"]
+    check(buckets and buckets[-1][0] == float("inf"), f"{name}: no bucket +Inf at the end")
+    check(all(a[0] < b[0] and a[1] <= b[1] for a, b in zip(buckets, buckets[1:])), f"{name}: not cumulative: {buckets}")
+    check_equal(series.get((name + "_count", ())), buckets[-1][1], f"{name}_count")
+    check((name + "_sum", ()) in series, f"{name}_sum is missing")
+
+
+def parse_metrics(text):
+    """Prometheus' text format, strictly: each family in one piece, HELP and TYPE first, no series twice.
+
+    Returns {(name, ((label, value), ...)): number}.
+    """
+    types, family, series = {}, None, {}
+    check(text.endswith("\n"), "the last line does not end")
+    lines = text.split("\n")[:-1]
+    for before, line in zip([""] + lines, lines):
+        words = line.split(" ", 3)
+        if words[:2] == ["#", "HELP"]:
+            family = words[2]
+            check(family not in types and len(words) == 4, f"a second or an empty HELP: {line!r}")
+        elif words[:2] == ["#", "TYPE"]:
+            check(words[2] == family and before.startswith(f"# HELP {family} "), f"no HELP before {line!r}")
+            check(words[3] in ("counter", "gauge", "histogram"), f"no type: {line!r}")
+            check((words[3] == "counter") == family.endswith("_total"), f"counters end in _total, no others: {line!r}")
+            types[family] = words[3]
+        else:
+            match = SAMPLE.fullmatch(line)
+            check(match, f"not a sample: {line!r}")
+            name, labels, number = match.groups()
+            ends = ("_bucket", "_sum", "_count") if types.get(family) == "histogram" else ("",)
+            check(family in types and name in [family + e for e in ends], f"not of the family {family}: {line!r}")
+            key = (name, tuple(re.findall(r'([a-zA-Z0-9_]+)="((?:[^"\\]|\\.)*)"', labels or "")))
+            check(key not in series, f"twice: {line!r}")
+            series[key] = float(number)
+    for name, kind in types.items():
+        if kind == "histogram":
+            check_histogram(name, {k: v for k, v in series.items() if k[0].startswith(name + "_")})
+    return series
+
+
+class Client:
+    """Somebody who runs the client programs in `tools` against a socket; how: of subprocess.Popen."""
+
+    def __init__(self, tools, socket, **how):
+        self.tools, self.socket, self.how = tools, socket, how
+
+    def ctl(self, *args, limit=CALL_LIMIT, **options):
+        return call([f"{self.tools}/loractl", "--socket", self.socket, *args], limit, **{**self.how, **options})
+
+    def ctl_start(self, *args, program="loractl"):
+        """A loractl (or lorabench) that runs beside the case; the caller waits for it or ends it."""
+        return subprocess.Popen([f"{self.tools}/{program}", "--socket", self.socket, *map(str, args)], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **self.how)
+
+    def generate(self, *args):
+        return self.ctl("generate", "--json", *args).json()
+
+    @contextlib.contextmanager
+    def load(self, *args):
+        """A lorabench in the background, for as long as the block lasts; it has to be alive at its end."""
+        p = self.ctl_start("--duration", 1000, *args, program="lorabench")
+        try:
+            yield p
+            check(p.poll() is None, "the load ended early:", p.poll() is not None and p.communicate())
+        finally:
+            p.kill()
+            p.communicate()
+
+
+class Daemon(Client):
     """One lorad with its own store and socket in `folder`."""
 
     def __init__(self, build, model, folder, args=(), config=None, program="daemon/lorad", env=None):
+        super().__init__(f"{build}/tools", f"{folder}/lorad.sock")
         self.build, self.folder = build, folder
         self.env = dict(os.environ, **env) if env else None
-        self.store, self.socket, self.log = f"{folder}/store", f"{folder}/lorad.sock", f"{folder}/log"
+        self.store, self.log = f"{folder}/store", f"{folder}/log"
         self.command = [f"{build}/{program}", "--store", self.store, "--socket", self.socket]
         self.command += ["--model", model] if model else []
         self.command += ["--config", config] if config else []
@@ -148,17 +223,6 @@ class Daemon:
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
-    def ctl(self, *args, limit=CALL_LIMIT, **options):
-        return call([f"{self.build}/tools/loractl", "--socket", self.socket, *args], limit, **options)
-
-    def ctl_start(self, *args):
-        """A loractl that runs beside the case; the caller waits for it or ends it."""
-        return subprocess.Popen([f"{self.build}/tools/loractl", "--socket", self.socket, *map(str, args)],
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def generate(self, *args):
-        return self.ctl("generate", "--json", *args).json()
-
     def names(self):
         return {a["name"]: a for a in self.ctl("list", "--json").json()}
 
@@ -170,6 +234,22 @@ class Daemon:
         values = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", self.ctl("metrics").ok().out, re.M)
         check(values, f"no metric {name}")
         return sum(map(float, values))
+
+    def idle(self):
+        """Once nothing runs any more: nothing is left of any request, and the counters agree. Returns the status."""
+        def still():
+            s = self.status()
+            return s if not (s["requests"]["running"] or s["requests"]["waiting"] or s["kv"]["used"] or s["cache"]["loading"]) else None
+        s = until(still, what="an idle daemon")
+        ends = {k: s["requests"][k] for k in ("finished", "failed", "cancelled", "turned_away")}
+        check_equal(sum(ends.values()), s["requests"]["admitted"], f"requests that ended ({ends}), of those admitted")
+        check(not any(a["running"] for a in s["adapters"]), "adapters are still held:", s["adapters"])
+        check(not any(u["running"] or u["waiting"] for u in s["users"]), "users still have requests:", s["users"])
+        check_equal(s["tiers"]["device"]["adapters"], s["cache"]["resident"], "adapters on the device")
+        check(bool(s["pool"]["kv"]) == bool(s["kv"]["cached"]) and s["pool"]["kv"] % max(1, s["kv"]["cached"]) == 0, "KV bytes and blocks:", s)
+        check(s["pool"]["adapters"] >= s["tiers"]["device"]["bytes"], "adapters take less of the pool than they are:", s)
+        parse_metrics(self.ctl("metrics").ok().out)
+        return s
 
     def term(self, limit=10):
         """SIGTERM; exit status 0 within the contract's 10 s (more under sanitizers). Returns what it still wrote on stdout."""
@@ -202,6 +282,7 @@ class World:
         self.mixes = options.mixes and os.path.abspath(options.mixes)
         self.source = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
         self.root = tempfile.mkdtemp(prefix="lorad-e2e-")
+        os.chmod(self.root, 0o711)  # for other users' clients, see user()
         self.shared, self.own, self.scratch = {}, [], None
         self.device = ("--device", options.device) if options.device else ()
         self.exact = options.device in (None, "cpu")  # a row's bits do not follow the rows beside it
@@ -217,6 +298,22 @@ class World:
         found = [f"{folder}/{f}" for folder, _, files in os.walk(root) for f in files if f"{folder}/{f}".endswith("/" + name)]
         check(found, f"make install installs no {name}")
         return found[0]
+
+    def user(self, d, uid):
+        """A client with a real uid of its own, with copies of the programs where it may run them."""
+        if os.geteuid() != 0:
+            raise Skipped("acting as other users takes root")
+        folder = f"{self.root}/public"
+        if not os.path.isdir(folder):
+            os.mkdir(folder)
+            libraries = os.path.dirname(self.installed("libloraclient.so"))
+            for path in [self.installed("bin/loractl"), self.installed("bin/lorabench")] + [f"{libraries}/{f}" for f in os.listdir(libraries) if ".so" in f]:
+                shutil.copy(path, folder)
+                os.chmod(f"{folder}/{os.path.basename(path)}", 0o755)
+            os.chmod(folder, 0o755)
+        for path, mode in ((self.scratch, 0o755), (d.folder, 0o755), (d.socket, 0o666)):
+            os.chmod(path, mode)
+        return Client(folder, d.socket, user=uid, group=uid, extra_groups=[], cwd="/", env=dict(os.environ, LD_LIBRARY_PATH=folder))
 
     @contextlib.contextmanager
     def of_case(self, name):
