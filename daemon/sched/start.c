@@ -208,6 +208,13 @@ static enum start keep_apart(struct engine *engine, struct request *request, uin
 	return now_ns - request->apart_ns > ENGINE_APART_NS ? START_BAR : START_PASS;
 }
 
+/* No place yet, but soon: have its adapters read meanwhile, and kept. */
+static void look_ahead(struct engine *engine, struct request *request)
+{
+	for (uint32_t i = 0; i < request->n_adapters; ++i)
+		(void)cache_want(engine->options.cache, request->adapter[i], NULL);
+}
+
 /* *started: tokens of prompts that have started, its own added. */
 static enum start start(struct engine *engine, struct request *request, uint64_t *started, uint64_t now_ns)
 {
@@ -216,16 +223,11 @@ static enum start start(struct engine *engine, struct request *request, uint64_t
 
 	if (apart == START_RUNS)
 		apart = start_now(engine, request, now_ns);
+	else
+		look_ahead(engine, request);
 	if (engine->n_running > running)
 		*started += request_todo(request);
 	return apart;
-}
-
-/* No place yet, but soon: have its adapters read meanwhile, and kept. */
-static void look_ahead(struct engine *engine, struct request *request)
-{
-	for (uint32_t i = 0; i < request->n_adapters; ++i)
-		(void)cache_want(engine->options.cache, request->adapter[i], NULL);
 }
 
 /** engine_running_prompts() - tokens of prompts that have started and are not computed, or not again */

@@ -207,7 +207,7 @@ static int put_image(struct put *put)
 }
 
 /* An image in transactions of its own. */
-static int put_alone(struct put *put)
+static int try_alone(struct put *put)
 {
 	int r, swept;
 
@@ -217,6 +217,28 @@ static int put_alone(struct put *put)
 	r = put_image(put);
 	swept = r ? store_sweep_pending(put->store) : 0;
 	return swept < 0 ? swept : r;
+}
+
+/* A commit that changes nothing: LMDB gives out what a commit freed only after the one that follows it. */
+static int commit_nothing(struct store *store)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	MDB_val key = store_val("ripe", 4), value = store_val("", 0);
+	int r = store_write_begin(&write, store);
+
+	if (!r)
+		r = store_result(mdb_put(write.txn, store->file.meta, &key, &value, 0), NULL);
+	return r ? r : store_write_commit(&write, NULL);
+}
+
+/* On a full disk a second time, with what the removal before may have freed. */
+static int put_alone(struct put *put)
+{
+	int r = try_alone(put);
+
+	if (r != STORE_E_FULL || commit_nothing(put->store))
+		return r;
+	return try_alone(put);
 }
 
 /* An image among others of one transaction. SAME, EXISTS: nothing was written for it, the others go on. */

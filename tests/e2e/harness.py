@@ -217,6 +217,8 @@ class Daemon(Client):
         return self
 
     def log_tail(self, size=1500):
+        if not os.path.exists(self.log):  # on a disk that the case has taken away again
+            return []
         with open(self.log, "rb") as f:
             return f.read()[-size:].decode("utf-8", "replace")
 
