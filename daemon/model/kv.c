@@ -305,8 +305,11 @@ size_t kv_missing_bytes(struct kv *kv, const struct kv_seq *seq, uint32_t n_toke
 int kv_reserve(struct kv *kv, struct kv_seq *seq, uint32_t n_tokens)
 {
 	uint32_t n = blocks_for(kv, n_tokens);
-	int r = kv_make_room(seq, n);
+	int r;
 
+	if (n <= seq->n_blocks) /* in all but one of a block's steps */
+		return KV_OK;
+	r = kv_make_room(seq, n);
 	if (r)
 		return error_trace(r);
 	(void)pthread_mutex_lock(&kv->lock);

@@ -132,10 +132,12 @@ void engine_release(struct engine *engine, struct request *request)
 {
 	prefix_keep_tail(engine->options.kv, &request->kv, request->token, request->n_computed);
 	kv_drop(engine->options.kv, &request->kv);
-	if (request->held)
-		for (uint32_t i = 0; i < request->n_adapters; ++i)
-			cache_unhold(engine->options.cache, request->adapter[i]);
+	for (uint32_t i = 0; request->held && i < request->n_adapters; ++i) {
+		cache_note_tokens(request->adapter[i], request->n_to_note);
+		cache_unhold(engine->options.cache, request->adapter[i]);
+	}
 	request->held = false;
+	request->n_to_note = 0;
 }
 
 static void remove_request(struct engine *engine, struct request *request)

@@ -98,7 +98,7 @@ static bool has_target(const struct request *request)
 }
 
 /* By arrival. Almost everything arrives last; a preempted request finds its old place. */
-static void enqueue(struct request *request)
+static void enqueue(struct fair *fair, struct request *request)
 {
 	struct fair_user *user = request->user;
 	struct list *after = user->queue.prev;
@@ -109,6 +109,7 @@ static void enqueue(struct request *request)
 	list_insert_before(after->next, &request->user_link);
 	user->stats.waiting++;
 	user->n_targets += has_target(request);
+	fair->n_targets += has_target(request);
 }
 
 static void lift(struct fair *fair, struct fair_user *user)
@@ -136,13 +137,13 @@ void fair_arrive(struct fair *fair, struct request *request)
 		lift(fair, user);
 	user->stats.requests++;
 	rate_add(&user->arrivals, 1, request->ipc->arrived_ns);
-	enqueue(request);
+	enqueue(fair, request);
 }
 
 /** fair_return() - a preempted request waits again */
-void fair_return(struct request *request)
+void fair_return(struct fair *fair, struct request *request)
 {
-	enqueue(request);
+	enqueue(fair, request);
 }
 
 /** fair_leave() - it starts, or is given up */
@@ -154,6 +155,7 @@ void fair_leave(struct fair *fair, struct request *request)
 	list_unlink(&request->user_link);
 	user->stats.waiting--;
 	user->n_targets -= has_target(request);
+	fair->n_targets -= has_target(request);
 	if (list_empty(&user->queue))
 		fair->left = user->counter;
 }

@@ -42,6 +42,7 @@ struct request {
 	uint32_t *token;          /* [room] */
 	uint32_t n_tokens, n_prompt, n_computed, room;
 	uint32_t n_cached;        /* of the prompt: were there when it first started */
+	uint32_t n_to_note;       /* computed with its adapters, and not told to the cache */
 	struct kv_seq kv;
 
 	struct cache *cache;

@@ -84,8 +84,7 @@ static uint32_t build_step(struct engine *engine)
 static void take_result(struct engine *engine, struct request *request, const struct step_seq *seq, uint64_t now_ns)
 {
 	engine->stats.prompt_tokens += seq->position < request->n_prompt ? seq->n_tokens : 0;
-	for (uint32_t i = 0; i < request->n_adapters; ++i)
-		cache_note_tokens(request->adapter[i], seq->n_tokens);
+	request->n_to_note += seq->n_tokens;
 	if (seq->output == STEP_OUTPUT_ALL) {
 		answer_scores(request, seq->result, seq->n_tokens);
 		(void)answer_send_unsent(request);

@@ -268,10 +268,13 @@ void engine_start_waiting(struct engine *engine, uint64_t now_ns)
 	fair_begin_walk(&engine->fair, now_ns);
 	for (uint32_t seen = 0; seen < ENGINE_SCAN_MAX && (request = fair_next(&engine->fair)); ++seen) {
 		uint32_t prompt = request->n_prompt;
+		bool full = barred || started >= rows || engine->n_running == engine->options.limits.seqs;
 
+		if (full && looked_ahead >= ENGINE_LOOKAHEAD && !engine->fair.n_targets)
+			break;
 		if (request_is_stuck(request) || engine_drop_late(engine, request, ahead, now_ns))
 			continue;
-		if (!barred && started < rows && engine->n_running < engine->options.limits.seqs)
+		if (!full)
 			barred = start(engine, request, &started, now_ns) == START_BAR; /* or it is gone */
 		else if (looked_ahead++ < ENGINE_LOOKAHEAD)
 			look_ahead(engine, request);
