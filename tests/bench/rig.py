@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What the benchmarks of a daemon share: stores of adapters, a lorad of one's own, lorabench, rows of a table."""
-import glob, json, os, re, select, shutil, socket, statistics, subprocess, sys, tempfile, time
+import glob, json, os, re, select, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SCRATCH = "/var/tmp"  # a disk: the pager reads with O_DIRECT
 POOL_PAGE = 1 << 16
 SMOLLM = os.path.expanduser("~/.cache/lorad/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as after an error: daemons end, stores go
 
 
 class Control:
