@@ -129,9 +129,9 @@ static json_t *tiers_json(const struct parts *parts, const struct metrics *metri
 
 static json_t *kv_json(const struct parts *parts, const struct metrics *metrics)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "block_tokens",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "block_tokens",
 			 (json_int_t)kv_layout(parts->kv)->block_tokens, "used", (json_int_t)metrics->kv.used, "cached",
-			 (json_int_t)metrics->kv.cached, "evicted", (json_int_t)metrics->kv.evicted, "copied",
+			 (json_int_t)metrics->kv.cached, "taken", (json_int_t)metrics->kv.taken, "evicted", (json_int_t)metrics->kv.evicted, "copied",
 			 (json_int_t)metrics->kv.copied, "prefix_asked_tokens",
 			 (json_int_t)metrics->sched.prefix_asked_tokens, "prefix_hit_tokens",
 			 (json_int_t)metrics->sched.prefix_hit_tokens);

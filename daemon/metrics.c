@@ -96,6 +96,8 @@ static const struct metric table[] = {
 	  AT(pool_largest_free) },
 	{ "kv_blocks_used", "KV blocks in use.", GAUGE, AT(kv.used) },
 	{ "kv_blocks_cached", "KV blocks kept for requests that begin alike.", GAUGE, AT(kv.cached) },
+	{ "kv_blocks_taken_total", "KV blocks taken from the pool: those that were not found in the prefix cache.", COUNTER,
+	  AT(kv.taken) },
 	{ "kv_blocks_evicted_total", "Kept KV blocks given up for room.", COUNTER, AT(kv.evicted) },
 	{ "kv_blocks_copied_total", "KV blocks copied because requests part within them.", COUNTER, AT(kv.copied) },
 	{ "model_weight_bytes", "Bytes of the base model's weights.", GAUGE, AT(weight_bytes) },

@@ -131,6 +131,7 @@ static struct kv_block *block_new(struct kv *kv)
 	block->refs = 1;
 	list_init(&block->children);
 	kv->stats.used++;
+	kv->stats.taken++;
 	return block;
 }
 

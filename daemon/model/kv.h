@@ -38,6 +38,7 @@ struct kv_shape {
 
 struct kv_stats {
 	uint64_t used, cached;    /* blocks: of running requests, each counted once; kept for requests to come */
+	uint64_t taken;           /* from the pool, in all: what was not found has to be filled */
 	uint64_t evicted;         /* of the cached ones, in all */
 	uint64_t copied;          /* because only their beginning was wanted */
 };
