@@ -179,12 +179,13 @@ static bool has_prompts(const struct engine *engine)
 	return engine->n_waiting > 0 || engine_running_prompts(engine) > 0;
 }
 
-/* How long prompts take, from turn to turn as long as there are any. */
-static void note_pace(struct engine *engine, uint64_t done)
+/* How long prompts take, from turn to turn as long as there are any. Time in which nothing ran says nothing: a page-in that
+ * everybody waited for would make all that follow look hopeless. */
+static void note_pace(struct engine *engine, uint64_t done, bool ran)
 {
 	uint64_t now_ns = clock_ns();
 
-	if (engine->paced_ns)
+	if (engine->paced_ns && ran)
 		estimate_note(&engine->estimate, done, now_ns - engine->paced_ns);
 	engine->paced_ns = has_prompts(engine) ? now_ns : 0;
 }
@@ -216,7 +217,7 @@ enum engine_turn engine_turn(struct engine *engine, uint64_t now_ns)
 	if (rows)
 		run_step(engine, build_step(engine), now_ns);
 	engine_flush(engine);
-	note_pace(engine, prompts_done(engine) - before);
+	note_pace(engine, prompts_done(engine) - before, rows > 0);
 	engine->stats.running = engine->n_running;
 	engine->stats.waiting = engine->n_waiting;
 	return rows ? ENGINE_BUSY : ENGINE_IDLE;

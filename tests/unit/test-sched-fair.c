@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/sched/admit.h"
 #include "daemon/sched/engine.h"
@@ -259,6 +260,25 @@ START_TEST(a_target_out_of_reach_is_told_at_once)
 }
 END_TEST
 
+/* Time in which everybody waited for an adapter is no measure of prompts. */
+START_TEST(a_page_in_is_not_taken_for_slowness)
+{
+	const struct timespec pause = { .tv_nsec = 400 * 1000 * 1000 };
+	struct ipc_request *ipc = ask(1, PROMPT, ANSWER);
+
+	fakes.adapter[1].result = CACHE_E_PENDING;
+	fake_adapter(ipc, 1, 1);
+	add(ipc);
+	turn();
+	(void)nanosleep(&pause, NULL);
+	turn();
+	ck_assert_double_lt(engine.estimate.seconds, 0.3);
+	fakes.adapter[1].result = CACHE_OK;
+	turn();
+	ck_assert_double_gt(engine.estimate.tokens, 0);
+}
+END_TEST
+
 START_TEST(without_an_estimate_only_the_clock_ends_it)
 {
 	struct ipc_request *ipc;
@@ -386,6 +406,7 @@ int main(void)
 	tcase_add_test(tc, alone_one_gets_everything);
 	tcase_add_test(tc, what_is_computed_again_is_free);
 	tcase_add_test(tc, a_target_out_of_reach_is_told_at_once);
+	tcase_add_test(tc, a_page_in_is_not_taken_for_slowness);
 	tcase_add_test(tc, without_an_estimate_only_the_clock_ends_it);
 	tcase_add_test(tc, deadlines_end_whoever_they_pass);
 	tcase_add_test(tc, under_overload_the_newest_goes_first);
