@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,8 +68,8 @@ static void answer(int fd, const struct reply *reply)
 	(void)sendmsg(fd, &message, MSG_NOSIGNAL);
 }
 
-/* One call of one connection: small enough to come in one piece. */
-static void serve_one(int fd)
+/* One call: small enough to come in one piece. False: the caller has hung up, or wants what is not known here. */
+static bool serve_one(int fd)
 {
 	_Alignas(struct cmsghdr) char ancillary[CMSG_SPACE(sizeof(int) * 8)];
 	struct iovec part = { seen->call, sizeof(seen->call) - 1 };
@@ -78,7 +79,7 @@ static void serve_one(int fd)
 	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
 
 	if (n <= 0)
-		return;
+		return false;
 	++seen->n_calls;
 	seen->call[n] = 0;
 	seen->n_fds = head ? (unsigned)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
@@ -94,8 +95,27 @@ static void serve_one(int fd)
 		char method[64];
 
 		(void)snprintf(method, sizeof(method), "\"method\":\"io.lorad.%s\"", replies[i].method);
-		if (strstr(seen->call, method))
+		if (strstr(seen->call, method)) {
 			answer(fd, &replies[i]);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Each connection has a process: an import of several keeps some open at a time. */
+static void serve(int listener)
+{
+	(void)signal(SIGCHLD, SIG_IGN);
+	for (;;) {
+		int fd = accept(listener, NULL, NULL);
+
+		if (fork() == 0) {
+			while (serve_one(fd))
+				;
+			_exit(0);
+		}
+		close(fd);
 	}
 }
 
@@ -113,12 +133,8 @@ static void start(void)
 	seen = mmap(NULL, sizeof(*seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ck_assert_ptr_ne(seen, MAP_FAILED);
 	server = fork();
-	while (server == 0) {
-		int fd = accept(listener, NULL, NULL);
-
-		serve_one(fd);
-		close(fd);
-	}
+	if (server == 0)
+		serve(listener);
 	close(listener);
 }
 
@@ -220,10 +236,10 @@ START_TEST(test_import_of_several)
 	ck_assert_int_eq(output.status, 1);
 	ck_assert_str_eq(output.out, "");
 	ck_assert_ptr_nonnull(strstr(output.err, "missing: No such file"));
-	ck_assert_ptr_nonnull(strstr(output.err, "2 of 3 adapters imported"));
+	ck_assert_msg(strstr(output.err, "1 of 3 adapters failed; 2 are in the store") != NULL, "%s", output.err);
 	output = loractl("import", path_of("good"), path_of("good"));
 	ck_assert_int_eq(output.status, 0);
-	ck_assert_ptr_nonnull(strstr(output.out, "2 adapters\n"));
+	ck_assert_ptr_nonnull(strstr(output.out, "2 adapters, 0 of them unchanged\n"));
 	ck_assert_int_eq(loractl("import", "--name", "x", path_of("good"), path_of("good")).status, 2);
 }
 END_TEST
