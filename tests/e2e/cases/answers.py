@@ -166,7 +166,7 @@ def scale_and_sums(world, d):
 @case(daemon="gguf")
 def json_fields(world, d):
     got = d.generate("--chat", "-n", 4, "--prompt", PROMPT)
-    check_equal(sorted(got), sorted(["text", "tokens", "finish_reason", "prompt_tokens", "adapters", "timings"]), "fields without --logprobs")
+    check_equal(sorted(got), sorted(["text", "tokens", "finish_reason", "prompt_tokens", "cached_tokens", "adapters", "timings"]), "fields without --logprobs")
     check_equal(sorted(got["timings"]), ["decode_ms", "page_in_ms", "prefill_ms", "queue_ms"], "timings")
     check_equal((got["finish_reason"], len(got["tokens"]), got["adapters"]), ("length", 4, []), "end")
     with_logprobs = d.generate("--chat", "-n", 2, "--logprobs", 0, "--prompt", PROMPT)

@@ -128,7 +128,7 @@ def gpu_pages_in_and_evicts(world):
     jobs = [(n, texts(1, 5)[0], 3) for n in (*NAMES, "r16-all")]
     wanted = None
     for seed in SEEDS:
-        d = tiny.start("--precision", "f32", "--host-cache", "2M", "--device-memory", "4M", "--context", "128", seed=seed)
+        d = tiny.start("--precision", "f32", "--host-cache", "2M", "--device-memory", "2560K", "--context", "128", seed=seed)
         wanted = wanted or generated(d, jobs)
         for _ in range(2):
             check_equal(generated(d, jobs), wanted, f"seed {seed}")
