@@ -166,11 +166,10 @@ def sums_beside_others(world, d):
             [f"{names[8]}:-0.5", f"{names[0]}:0.5"], names[3:6]]
     jobs = [(row, numbers(40 + i + 10 * j, 20)) for j in range(2) for i, row in enumerate(rows)]
     alone = [ask(d, row, t) for row, t in jobs]
-    most = d.status()["steps"]["max_adapters"]
     for (row, t), a, b in zip(jobs, alone, together([lambda r=r, t=t: ask(d, r, t, 8) for r, t in jobs])):
         check_answer(world, b, a, f"{row} in a batch")
         check_equal([u["name"] for u in b["adapters"]], [n.partition(":")[0] for n in row], "adapters of the answer")
-    check(d.status()["steps"]["max_adapters"] >= most == 8 or d.status()["steps"]["max_adapters"] == 9, "no step had them all")
+    check(d.status()["steps"]["max_adapters"] >= 8, "no step had them all")
     check_equal(len({tuple(a["logprobs"]) for a in alone}), len(jobs), "different answers")
     for name in names:
         d.ctl("remove", name).ok()
