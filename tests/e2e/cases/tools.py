@@ -28,7 +28,7 @@ def top_shows_what_happens(world, d):
         check(got["rows_per_step"] >= 1 and 1.9 < got["seconds"] < 60, got)
         check(got["pool_bytes"] == got["pool_kv_bytes"] + got["pool_adapter_bytes"] + got["pool_free_bytes"], "pool:", got)
         check_equal(sum(got["states"].values()), len(d.names()), "adapters by state")
-        check_equal({a["name"] for a in got["adapters"]}, set(d.names()), "adapters in use")
+        check({a["name"] for a in got["adapters"]} >= set(sorted(d.names())[:3]), "adapters in use:", got["adapters"])
         check([u["uid"] for u in got["users"]] == [os.getuid()] and got["users"][0]["generated_tokens_s"] > 0, "users:", got["users"])
         frame = d.ctl("top", "--once", "--interval", "0.2").ok().out
         check(frame.startswith("lorad ") and all(c == "\n" or " " <= c <= "~" for c in frame), repr(frame))
@@ -79,7 +79,7 @@ def lorabench_follows_a_trace(world, d):
     bench = [f"{world.build}/tools/lorabench", "--socket", d.socket, "--adapters", 3, "--clients", 2, "--json"]
     trace = f"{world.scratch}/trace"
     with open(trace, "w") as f:
-        f.write("# seconds adapter prompt generated\n0 0 40 4\n0.1 pirate 40 5\n0.3 - 40 6\n")
+        f.write(f"# seconds adapter prompt generated\n0 0 40 4\n0.1 {sorted(d.names())[2]} 40 5\n0.3 - 40 6\n")
     got = call([*bench, "--trace", trace, "--deadline-ms", 60000, "--shared-prefix", 32]).json()
     check_equal((got["requests"], got["tokens"], got["errors"], got["offered"], got["attainment"]), (3, 15, 0, 3, 1.0), "trace")
     check(got["seconds"] >= 0.3, "it did not wait for the last arrival:", got["seconds"])
