@@ -32,7 +32,7 @@ def top_shows_what_happens(world, d):
         check([u["uid"] for u in got["users"]] == [os.getuid()] and got["users"][0]["generated_tokens_s"] > 0, "users:", got["users"])
         frame = d.ctl("top", "--once", "--interval", "0.2").ok().out
         check(frame.startswith("lorad ") and all(c == "\n" or " " <= c <= "~" for c in frame), repr(frame))
-        check(re.search(r"^requests +[0-9.]+/s  running \d", frame, re.M) and re.search(r"^pool .*\[#*=*\.*\]", frame, re.M), frame)
+        check(re.search(r"^requests +[0-9.]+/s  running \d", frame, re.M) and re.search(r"^pool .*\[#*\+*=*\.*\]", frame, re.M), frame)
     finally:
         bench.kill()
         bench.wait()
