@@ -94,7 +94,8 @@ void control_show(struct control_call *call)
 		return;
 	(void)cache_read_info(parts->cache, &digest, &info);
 	control_reply(call,
-		      json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:I}", "name", name, "digest",
+		      json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:I}",
+				"name", name, "digest",
 				hex_of(&digest), "kind", image_kind_name(record.kind), "bytes",
 				(json_int_t)record.payload_bytes, "state",
 				cache_state_names[cache_state(parts->cache, &record)], "rank",

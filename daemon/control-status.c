@@ -131,7 +131,8 @@ static json_t *kv_json(const struct parts *parts, const struct metrics *metrics)
 {
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "block_tokens",
 			 (json_int_t)kv_layout(parts->kv)->block_tokens, "used", (json_int_t)metrics->kv.used, "cached",
-			 (json_int_t)metrics->kv.cached, "taken", (json_int_t)metrics->kv.taken, "evicted", (json_int_t)metrics->kv.evicted, "copied",
+			 (json_int_t)metrics->kv.cached, "taken", (json_int_t)metrics->kv.taken, "evicted",
+			 (json_int_t)metrics->kv.evicted, "copied",
 			 (json_int_t)metrics->kv.copied, "prefix_asked_tokens",
 			 (json_int_t)metrics->sched.prefix_asked_tokens, "prefix_hit_tokens",
 			 (json_int_t)metrics->sched.prefix_hit_tokens);
@@ -210,8 +211,8 @@ void control_status(struct control_call *call)
 	_cleanup_(metrics_deinit) struct metrics metrics = { .users = NULL };
 
 	metrics_read(parts, &metrics);
-	control_reply(call, json_pack("{s:s, s:o, s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o}", "version",
-				      PACKAGE_VERSION, "model", model_json(parts, &metrics), "device",
+	control_reply(call, json_pack("{s:s, s:o, s:s, s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, "
+				      "s:o}", "version", PACKAGE_VERSION, "model", model_json(parts, &metrics), "device",
 				      parts->compute->name, "isa", parts->compute->isa, "memory",
 				      mem_kind_name(parts->compute->region.kind), "threads",
 				      (json_int_t)parts->compute->threads,

@@ -38,8 +38,8 @@ static const struct metric table[] = {
 	{ "requests_finished_total", "Requests that ended by a stop or their length.", COUNTER, AT(sched.finished) },
 	{ "requests_failed_total", "Requests that ended with an error after they were admitted.", COUNTER,
 	  AT(sched.failed) },
-	{ "requests_turned_away_total", "Requests that found a full queue, or whose target or deadline was out of reach.", COUNTER,
-	  AT(sched.turned_away) },
+	{ "requests_turned_away_total", "Requests that found a full queue, or whose target or deadline was out of reach.",
+	  COUNTER, AT(sched.turned_away) },
 	{ "requests_cancelled_total", "Requests cancelled or left by their client.", COUNTER, AT(sched.cancelled) },
 	{ "requests_refused_total", "Requests refused at admission.", COUNTER, AT(ipc.refused) },
 	{ "requests_running", "Requests that share the steps now.", GAUGE_U32, AT(sched.running) },
@@ -68,8 +68,10 @@ static const struct metric table[] = {
 	{ "adapters_per_step", "Mean distinct adapters of a step.", GAUGE_RATIO, AT(adapters_per_step) },
 	{ "max_adapters", "Most distinct adapters in one step.", GAUGE, AT(sched.max_adapters) },
 
-	{ "cache_hits_device_total", "Requested adapters found in device memory.", COUNTER, AT(cache.tier[CACHE_TIER_DEVICE].hits) },
-	{ "cache_hits_host_total", "Requested adapters found in host memory only.", COUNTER, AT(cache.tier[CACHE_TIER_HOST].hits) },
+	{ "cache_hits_device_total", "Requested adapters found in device memory.", COUNTER,
+	  AT(cache.tier[CACHE_TIER_DEVICE].hits) },
+	{ "cache_hits_host_total", "Requested adapters found in host memory only.", COUNTER,
+	  AT(cache.tier[CACHE_TIER_HOST].hits) },
 	{ "cache_misses_total", "Requested adapters that were in the store only.", COUNTER, AT(cache.misses) },
 	{ "cache_loads_total", "Page-ins that ended well.", COUNTER, AT(cache.loads) },
 	{ "cache_uploads_total", "Adapters copied from host to device memory.", COUNTER, AT(cache.uploads) },
@@ -206,11 +208,14 @@ static void print_evictions(FILE *to, const struct cache_stats *stats)
 	static const char *const reasons[] = {
 		[CACHE_FOR_ADAPTER] = "adapter", [CACHE_FOR_KV] = "kv", [CACHE_FORGOTTEN] = "forgotten"
 	};
+	static const struct metric metric = {
+		"cache_tier_evictions_total", "Adapters evicted from a tier, by reason.", COUNTER, 0
+	};
 
-	print_head(to, &(struct metric){ "cache_tier_evictions_total", "Adapters evicted from a tier, by reason.", COUNTER, 0 });
+	print_head(to, &metric);
 	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
 		for (unsigned reason = 0; reason < _CACHE_REASON_N; ++reason)
-			(void)fprintf(to, "lorad_cache_tier_evictions_total{tier=\"%s\",reason=\"%s\"} %" PRIu64 "\n", tiers[tier],
+			(void)fprintf(to, "lorad_%s{tier=\"%s\",reason=\"%s\"} %" PRIu64 "\n", metric.name, tiers[tier],
 				      reasons[reason], stats->tier[tier].evictions[reason]);
 }
 

@@ -80,51 +80,53 @@ static int judge_bytes(const char *what, const char *value, void *to, struct dia
 	return OPTIONS_OK;
 }
 
-/* Where @value stands in @names, up to a NULL; negative: nowhere. */
-static int find_name(const char *value, const char *const *names)
+/* One of several words, up to a NULL; *ret: which. */
+static int judge_word(const char *what, const char *value, const char *const *words, unsigned *ret, struct diag *diag)
 {
-	for (int i = 0; names[i]; ++i)
-		if (strcmp(value, names[i]) == 0)
-			return i;
-	return -1;
+	char all[80] = "";
+	size_t n = 0;
+
+	for (unsigned i = 0; words[i]; ++i) {
+		const char *before = i == 0 ? "" : words[i + 1] ? ", " : " or ";
+
+		if (strcmp(value, words[i]) == 0) {
+			*ret = i;
+			return OPTIONS_OK;
+		}
+		n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", before, words[i]);
+		assert(n < sizeof(all));
+	}
+	return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be %s", what, value, all);
 }
 
 /* Of products (precision) or of keys and values (kv-type). */
 static int judge_precision(const char *what, const char *value, void *to, struct diag *diag)
 {
-	static const char *const names[] = {
+	static const char *const words[] = {
 		[MODEL_AUTO] = "auto", [MODEL_F32] = "f32", [MODEL_BF16] = "bf16", [MODEL_INT8] = "int8", NULL
 	};
-	int i = find_name(value, names);
 
-	if (i < 0)
-		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be auto, f32, bf16 or int8", what, value);
-	*(enum model_precision *)to = (enum model_precision)i;
-	return OPTIONS_OK;
+	return judge_word(what, value, words, to, diag);
 }
 
 static int judge_prefix(const char *what, const char *value, void *to, struct diag *diag)
 {
-	static const char *const names[] = {
+	static const char *const words[] = {
 		[SCHED_PREFIX_USER] = "user", [SCHED_PREFIX_SHARED] = "shared", [SCHED_PREFIX_OFF] = "off", NULL
 	};
-	int i = find_name(value, names);
 
-	if (i < 0)
-		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be user, shared or off", what, value);
-	*(enum sched_prefix *)to = (enum sched_prefix)i;
-	return OPTIONS_OK;
+	return judge_word(what, value, words, to, diag);
 }
 
 static int judge_schedule(const char *what, const char *value, void *to, struct diag *diag)
 {
-	static const char *const names[] = { "fair", "fcfs", NULL };
-	int i = find_name(value, names);
+	static const char *const words[] = { "fair", "fcfs", NULL };
+	struct sched_fairness *fairness = to;
+	unsigned word = 0;
+	int r = judge_word(what, value, words, &word, diag);
 
-	if (i < 0)
-		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be fair or fcfs", what, value);
-	((struct sched_fairness *)to)->first_come = i == 1;
-	return OPTIONS_OK;
+	fairness->first_come = word == 1;
+	return r;
 }
 
 /* A user by name or number. */
@@ -231,10 +233,12 @@ static int judge_device(const char *what, const char *value, void *to, struct di
 
 static int judge_switch(const char *what, const char *value, void *to, struct diag *diag)
 {
-	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
-		return diag_set(diag, OPTIONS_E_INVALID, "%s: %s: must be on or off", what, value);
-	*(bool *)to = strcmp(value, "on") == 0;
-	return OPTIONS_OK;
+	static const char *const words[] = { "on", "off", NULL };
+	unsigned word = 0;
+	int r = judge_word(what, value, words, &word, diag);
+
+	*(bool *)to = r == OPTIONS_OK && word == 0;
+	return r;
 }
 
 static const struct option table[] = {
@@ -261,16 +265,18 @@ static const struct option table[] = {
 	  "the part of it that adapters may take (default: 15/16); with a GPU host memory of their own", judge_bytes,
 	  offsetof(struct options, host_cache) },
 	{ "prefix-cache", "user|shared|off",
-	  "keys and values computed for a prompt's beginning serve later requests of that user, of all, of none (default: user)",
+	  "keys and values of a prompt's beginning serve later requests of that user, of all, of none (default: user)",
 	  judge_prefix, offsetof(struct options, prefix) },
-	{ "schedule", "fair|fcfs", "whose request starts next: the user's that was served least, or whoever came first (default: fair)",
+	{ "schedule", "fair|fcfs",
+	  "whose request starts next: the user's that was served least, or whoever came first (default: fair)",
 	  judge_schedule, offsetof(struct options, fairness) },
-	{ "user-weights", "USER=W[,USER=W]...", "users (names or numbers) that are to be served more or less than others (default: 1 each)",
-	  judge_weights, offsetof(struct options, fairness) },
+	{ "user-weights", "USER=W[,USER=W]...",
+	  "users (names or numbers) that are to be served more or less than others (default: 1 each)", judge_weights,
+	  offsetof(struct options, fairness) },
 	{ "queue-limit", "N", "most requests of one user that wait (default: 4096; 0: no limit)", judge_queue_limit,
 	  offsetof(struct options, fairness.queue_limit) },
-	{ "batch-adapters", "N", "most distinct adapters that run at once, up to 256 (default: 0, no limit)", judge_batch_adapters,
-	  offsetof(struct options, fairness.batch_adapters) },
+	{ "batch-adapters", "N", "most distinct adapters that run at once, up to 256 (default: 0, no limit)",
+	  judge_batch_adapters, offsetof(struct options, fairness.batch_adapters) },
 	{ "cuda-graphs", "on|off", "record steps of decodes and replay them (default: off)", judge_switch,
 	  offsetof(struct options, cuda_graphs) },
 	{ "context", "N", "most tokens of one request (default: the model's)", judge_context,

@@ -103,7 +103,8 @@ bool cache_is_pinned(struct cache *cache, const struct store_digest *digest);
 int cache_prefetch(struct cache *cache, const struct store_digest *digest, struct diag *diag);
 void cache_forget(struct cache *cache, const struct store_digest *digest); /* its name is gone: out with it once unused */
 
-/* KV blocks and adapters share the pool: evict unused adapters, which for so long; false: none. And how long the next has been. */
+/* KV blocks and adapters share the pool: evict adapters that were unused for so long; false: none. And for how long the
+ * next one was. */
 bool cache_shrink(struct cache *cache, size_t bytes, uint64_t idle_ns);
 uint64_t cache_idle_ns(struct cache *cache, uint64_t now_ns);
 size_t cache_spare_bytes(struct cache *cache); /* of the pool: adapters that may be evicted */

@@ -8,11 +8,12 @@
  *      ^                  |
  *      '-----preempt------'
  *
- * The order of those who wait is fair.c's; late.c turns away those that come too late. Waiting requests hold nothing, running ones their KV blocks and adapters, leaving ones only text that their client has
+ * Waiting requests hold nothing, running ones their KV blocks and adapters, leaving ones only text that their client has
  * not read yet. A request that is cancelled, fails or loses its client leaves from any place. Independent of its place, a
  * request with something unsent is on `unsent` as well; one with an unsent token runs no further until its client has read.
  *
- * This file keeps the places; start.c decides who starts, memory.c who gets and yields memory, runner.c runs a turn.
+ * This file keeps the places; fair.c the order of those who wait; late.c turns away who comes too late; start.c decides
+ * who starts, memory.c who gets and yields memory; runner.c runs a turn.
  */
 #include "daemon/sched/engine.h"
 
@@ -74,17 +75,6 @@ bool engine_empty(const struct engine *engine)
 
 /* ---- places ---- */
 
-/* By arrival. Almost everything arrives last; a preempted request finds its old place. */
-static void insert_by_arrival(struct list *head, struct request *request)
-{
-	struct list *after = head->prev;
-
-	while (after != head &&
-	       container_of(after, struct request, link)->ipc->arrived_ns > request->ipc->arrived_ns)
-		after = after->prev;
-	list_insert_before(after->next, &request->link);
-}
-
 static void leave_place(struct engine *engine, struct request *request)
 {
 	list_unlink(&request->link);
@@ -99,7 +89,7 @@ static void leave_place(struct engine *engine, struct request *request)
 }
 
 /**
- * engine_place() - move a request; to those who wait it is taken into its user's queue besides
+ * engine_place() - move a request; one that waits is in its user's queue as well
  * @engine:     the engine
  * @request:    a request without a place, or in one
  * @place:      where to; REQUEST_NOWHERE takes it out
@@ -112,12 +102,13 @@ void engine_place(struct engine *engine, struct request *request, enum request_p
 	case REQUEST_NOWHERE:
 		break;
 	case REQUEST_WAITING:
-		insert_by_arrival(&engine->waiting, request);
+		request_insert(&engine->waiting, request, offsetof(struct request, link));
+		fair_queue(&engine->fair, request);
 		engine->n_waiting++;
 		engine->waiting_tokens += request->n_prompt;
 		break;
 	case REQUEST_RUNNING:
-		insert_by_arrival(&engine->running, request);
+		request_insert(&engine->running, request, offsetof(struct request, link));
 		engine->n_running++;
 		request->user->stats.running++;
 		break;

@@ -30,7 +30,7 @@ struct engine {
 	struct estimate estimate;
 	uint64_t waiting_tokens;      /* of prompts */
 	uint64_t expired_ns;          /* when deadlines were looked at last */
-	uint64_t paced_ns;            /* since when prompts are being worked on and not counted in the estimate; 0: there are none */
+	uint64_t paced_ns;            /* prompts since then are not counted in the estimate yet; 0: there are none */
 	uint32_t mixed_rows;          /* prefill rows of a step that decodes, by batch_pace() */
 
 	/* Scratch of one turn: [limits.seqs] each, results [limits.rows]. */
@@ -79,11 +79,10 @@ void engine_turn_away(struct engine *engine, struct request *request, int code, 
 void engine_after_result(struct engine *engine, struct request *request, uint64_t now_ns);
 void engine_send_unsent(struct engine *engine, uint64_t now_ns);
 uint64_t engine_running_prompts(const struct engine *engine);             /* start.c: their tokens still to do */
-void engine_start_waiting(struct engine *engine, uint64_t now_ns);        /* start.c */
+void engine_start_waiting(struct engine *engine, uint64_t now_ns);
 int engine_take_kv(struct engine *engine, struct request *request);       /* memory.c */
 void engine_fail_without_kv(struct engine *engine, struct request *request, int result);
 void engine_reserve_kv(struct engine *engine);
-
 uint32_t engine_retry_ms(const struct engine *engine);                    /* late.c */
 bool engine_drop_late(struct engine *engine, struct request *request, uint64_t ahead, uint64_t now_ns);
 void engine_expire(struct engine *engine, uint64_t now_ns);

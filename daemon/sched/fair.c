@@ -97,16 +97,12 @@ static bool has_target(const struct request *request)
 	return request->ipc->first_token_ms > 0;
 }
 
-/* By arrival. Almost everything arrives last; a preempted request finds its old place. */
-static void enqueue(struct fair *fair, struct request *request)
+/** fair_queue() - a request waits: one that just arrived, or one that was preempted */
+void fair_queue(struct fair *fair, struct request *request)
 {
 	struct fair_user *user = request->user;
-	struct list *after = user->queue.prev;
 
-	while (after != &user->queue &&
-	       container_of(after, struct request, user_link)->ipc->arrived_ns > request->ipc->arrived_ns)
-		after = after->prev;
-	list_insert_before(after->next, &request->user_link);
+	request_insert(&user->queue, request, offsetof(struct request, user_link));
 	user->stats.waiting++;
 	user->n_targets += has_target(request);
 	fair->n_targets += has_target(request);
@@ -128,7 +124,7 @@ static void lift(struct fair *fair, struct fair_user *user)
 		user->counter = least;
 }
 
-/** fair_arrive() - a new request joins the queue of its user */
+/** fair_arrive() - a new request, before it is queued */
 void fair_arrive(struct fair *fair, struct request *request)
 {
 	struct fair_user *user = request->user;
@@ -137,13 +133,6 @@ void fair_arrive(struct fair *fair, struct request *request)
 		lift(fair, user);
 	user->stats.requests++;
 	rate_add(&user->arrivals, 1, request->ipc->arrived_ns);
-	enqueue(fair, request);
-}
-
-/** fair_return() - a preempted request waits again */
-void fair_return(struct fair *fair, struct request *request)
-{
-	enqueue(fair, request);
 }
 
 /** fair_leave() - it starts, or is given up */

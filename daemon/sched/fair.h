@@ -43,7 +43,7 @@ void fair_init(struct fair *fair, const struct sched_fairness *options);
 void fair_deinit(struct fair *fair);
 struct fair_user *fair_user(struct fair *fair, uid_t uid);
 void fair_arrive(struct fair *fair, struct request *request);
-void fair_return(struct fair *fair, struct request *request);
+void fair_queue(struct fair *fair, struct request *request);
 void fair_leave(struct fair *fair, struct request *request);
 void fair_start(struct request *request, uint64_t now_ns);
 void fair_generated(struct request *request);

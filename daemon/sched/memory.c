@@ -122,7 +122,6 @@ static void preempt(struct engine *engine, struct request *request)
 	engine_release(engine, request);
 	request->n_computed = 0;
 	engine->stats.preempted++;
-	fair_return(&engine->fair, request);
 	engine_place(engine, request, REQUEST_WAITING);
 }
 

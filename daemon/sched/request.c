@@ -46,6 +46,24 @@ struct request *request_free(struct request *request)
 	return NULL;
 }
 
+/**
+ * request_insert() - put a request where its arrival says
+ * @head:       a list of requests by arrival
+ * @request:    one that is not on it
+ * @link:       offset of the link in struct request
+ *
+ * Almost everything arrives last; a preempted request finds its old place.
+ */
+void request_insert(struct list *head, struct request *request, size_t link)
+{
+	struct list *after = head->prev;
+
+	while (after != head &&
+	       ((struct request *)(void *)((char *)after - link))->ipc->arrived_ns > request->ipc->arrived_ns)
+		after = after->prev;
+	list_insert_before(after->next, (struct list *)(void *)((char *)request + link));
+}
+
 /* Remember a token for the repetition penalty, once. */
 static void see(struct request *request, uint32_t token)
 {

@@ -70,6 +70,7 @@ struct request {
 struct request *request_free(struct request *request);
 DEFINE_CLEANUP(struct request *, request_free)
 
+void request_insert(struct list *head, struct request *request, size_t link);
 void request_append(struct request *request, uint32_t token);
 uint32_t request_todo(const struct request *request);
 bool request_is(const struct request *request, const struct ipc_session *session, uint64_t id);

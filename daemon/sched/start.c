@@ -146,7 +146,7 @@ static void note_start(struct engine *engine, struct request *request, uint64_t 
 	fair_start(request, now_ns);
 	request->started_ns = now_ns;
 	request->n_cached = request->n_computed;
-	engine->stats.prefix_asked_tokens += request->n_prompt;
+	engine->stats.prefix_asked_tokens += request->kv.root ? request->n_prompt : 0;
 	engine->stats.prefix_hit_tokens += request->n_cached;
 	hist_add(&engine->stats.queue, waited > request->page_in_ns ? waited - request->page_in_ns : 0);
 	if (request->n_adapters)
