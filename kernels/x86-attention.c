@@ -27,21 +27,24 @@
 #include <float.h>
 
 #define VECTORS (KV_SPAN / VL) /* of a span's scores, of 16 elements of an output */
-#define ABREAST 6
-#define UNITS(n) ((n) * 4 * VECTORS <= VEC_REGISTERS / 2 ? 4 : (n) * 2 * VECTORS <= VEC_REGISTERS / 2 ? 2 : 1)
+#define ABREAST (VEC_REGISTERS == 32 ? 12u : 6u)
+#define FEW 6u /* up to here each number of queries has code of its own; a few more are halved */
+#define HALVED (ABREAST > FEW ? ABREAST : 2 * FEW)
+#define UNITS(n) ((n) * 4 * VECTORS <= VEC_REGISTERS / 2 ? 4 : (n) * 2 * VECTORS <= (VEC_REGISTERS == 32 ? 24 : 8) ? 2 : 1)
 #define INT16_MOST 32767.0f
 
 /* Calls f(ARGS, n, UNITS(n)) for queries [q, end), n at a time. */
 #define BY_QUERIES(f, q, end, ...)                                                              \
 	for (unsigned q_ = (q), left_; (left_ = (end) - q_) > 0;) {                             \
-		unsigned n_ = left_ >= 2 * ABREAST ? ABREAST : left_ > ABREAST ? (left_ + 1) / 2 : left_; \
+		unsigned n_ = left_ >= HALVED ? ABREAST : left_ > FEW ? (left_ + 1) / 2 : left_; \
 		switch (n_) {                                                                   \
 		case 1: f(__VA_ARGS__, q_, 1, UNITS(1)); break;                                 \
 		case 2: f(__VA_ARGS__, q_, 2, UNITS(2)); break;                                 \
 		case 3: f(__VA_ARGS__, q_, 3, UNITS(3)); break;                                 \
 		case 4: f(__VA_ARGS__, q_, 4, UNITS(4)); break;                                 \
 		case 5: f(__VA_ARGS__, q_, 5, UNITS(5)); break;                                 \
-		default: f(__VA_ARGS__, q_, 6, UNITS(6)); break;                                \
+		case 6: f(__VA_ARGS__, q_, 6, UNITS(6)); break;                                 \
+		default: f(__VA_ARGS__, q_, ABREAST, UNITS(ABREAST)); break;                    \
 		}                                                                               \
 		q_ += n_;                                                                       \
 	}
@@ -52,7 +55,7 @@
  */
 INLINE void ask_ahead(const void *p, unsigned n)
 {
-	if (n < ABREAST)
+	if (n < FEW)
 		__builtin_prefetch(p);
 }
 
