@@ -66,9 +66,14 @@ static void ref_weight_release(struct kern_weight *w)
 	w->handle = NULL;
 }
 
+struct block { /* of an activation row for quantised weights */
+	struct quant_q8 codes;
+	float outlier[QUANT_BLOCK]; /* 0 where there is none (quant.h) */
+};
+
 static size_t ref_activation_bytes(uint8_t activation, uint32_t cols)
 {
-	return activation == ACTIVATION_Q8 ? cols / QUANT_BLOCK * 2 * sizeof(struct quant_q8) : 0;
+	return activation == ACTIVATION_Q8 ? cols / QUANT_BLOCK * sizeof(struct block) : 0;
 }
 
 /* Columns [first, first + n) of a weight's row, in the precision its products are made in. */
@@ -108,20 +113,19 @@ static void ref_rms_norm(struct kern_device *device, const void *args, unsigned 
 	}
 }
 
-/* Every block, and after it its rest where the row's root mean square says that it counts (quant.h), else zeros. */
-static void encode_row(const float *x, uint32_t cols, struct quant_q8 *to)
+static void encode_row(const float *x, uint32_t cols, struct block *to)
 {
-	float squares = 0, rest[QUANT_BLOCK];
+	float squares = 0, border, rest[QUANT_BLOCK];
 
 	for (uint32_t k = 0; k < cols; k++)
 		squares += x[k] * x[k];
-	for (uint32_t k = 0; k < cols; k += QUANT_BLOCK, to += 2) {
-		quant_encode_q8(x + k, &to[0]);
-		to[1] = (struct quant_q8){ 0 };
-		if (to[0].scale > quant_coarse(squares, cols)) {
-			quant_rest_q8(x + k, &to[0], rest);
-			quant_encode_q8(rest, &to[1]);
+	border = quant_border(squares, cols);
+	for (uint32_t k = 0; k < cols; k += QUANT_BLOCK, to++) {
+		for (unsigned j = 0; j < QUANT_BLOCK; j++) {
+			to->outlier[j] = fabsf(x[k + j]) > border ? x[k + j] : 0;
+			rest[j] = fabsf(x[k + j]) > border ? 0 : x[k + j];
 		}
+		quant_encode_q8(rest, &to->codes);
 	}
 }
 
@@ -136,7 +140,7 @@ static void ref_activate(struct kern_device *device, const void *args, unsigned 
 	assert(a->cols % QUANT_BLOCK == 0);
 	for (host_part(a->n, 1, part, n_parts, &i, &end); i < end; i++)
 		encode_row(a->x + (size_t)i * a->cols, a->cols,
-			   (struct quant_q8 *)a->to + (size_t)i * 2 * (a->cols / QUANT_BLOCK));
+			   (struct block *)a->to + (size_t)i * (a->cols / QUANT_BLOCK));
 }
 
 /* 32 weights times 32 activations, both as integers, half by half. */
@@ -161,14 +165,19 @@ static void dot_int8(const struct kern_matmul *a, uint32_t o, uint32_t first, ui
 	enum kern_dtype dtype = weight_dtype(a->w);
 	uint32_t blocks = a->w->cols / QUANT_BLOCK;
 	const uint8_t *w = (const uint8_t *)a->w->data + o * kern_row_bytes(dtype, a->w->cols);
-	const struct quant_q8 *x = (const struct quant_q8 *)a->activated + (size_t)first * 2 * blocks;
+	const struct block *x = (const struct block *)a->activated + (size_t)first * blocks;
 	struct quant_group g;
+	float numbers[QUANT_BLOCK];
 
 	for (uint32_t b = 0; b < blocks; b++) {
 		quant_group(dtype, w, b, &g);
-		for (uint32_t i = 0; i < n; i++)
-			for (unsigned twice = 0; twice < 2; twice++)
-				sum[i] += dot_codes(&g, x + ((size_t)i * blocks + b) * 2 + twice);
+		quant_group_decode(&g, numbers);
+		for (uint32_t i = 0; i < n; i++) {
+			const struct block *block = x + (size_t)i * blocks + b;
+			sum[i] += dot_codes(&g, &block->codes);
+			for (unsigned j = 0; j < QUANT_BLOCK; j++)
+				sum[i] += numbers[j] * block->outlier[j];
+		}
 	}
 }
 

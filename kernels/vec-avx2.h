@@ -52,6 +52,15 @@ static inline float v_most(vf a)
 	s = _mm_max_ps(s, _mm_movehl_ps(s, s));
 	return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+/* A bit per lane: its magnitude is beyond the border; and a with 0 in those lanes. */
+static inline uint32_t v_beyond(vf a, vf border) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(v_abs(a), border, _CMP_GT_OQ)); }
+static inline vf v_without(vf a, uint32_t lanes)
+{
+	const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+	__m256i set = _mm256_and_si256(_mm256_set1_epi32((int)lanes), bit);
+
+	return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, _mm256_setzero_si256())));
+}
 static inline vf v_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf v_pow2(vf n)
 {
@@ -73,6 +82,10 @@ static inline vi v_shift16(vi a, int n) /* in every 16 bits: left, or right if n
 }
 static inline vi v_iadd(vi a, vi b) { return _mm256_add_epi32(a, b); }
 static inline vi v_ishift(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+static inline vi v_byte(vi a, int n) /* byte n of every 32 bits */
+{
+	return _mm256_and_si256(_mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * n)), _mm256_set1_epi32(255));
+}
 static inline vf v_from_int(vi a) { return _mm256_cvtepi32_ps(a); }
 static inline vi v_add16(vi a, vi b) { return _mm256_add_epi16(a, b); }
 static inline vi v_maddubs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }

@@ -35,6 +35,9 @@ static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_abs(vf a) { return _mm512_abs_ps(a); }
 static inline float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float v_most(vf a) { return _mm512_reduce_max_ps(a); }
+/* A bit per lane: its magnitude is beyond the border; and a with 0 in those lanes. */
+static inline uint32_t v_beyond(vf a, vf border) { return _mm512_cmp_ps_mask(v_abs(a), border, _CMP_GT_OQ); }
+static inline vf v_without(vf a, uint32_t lanes) { return _mm512_maskz_mov_ps((__mmask16)~lanes, a); }
 static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf v_pow2(vf n)
 {
@@ -56,6 +59,10 @@ static inline vi v_shift16(vi a, int n) /* in every 16 bits: left, or right if n
 }
 static inline vi v_iadd(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline vi v_ishift(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+static inline vi v_byte(vi a, int n) /* byte n of every 32 bits */
+{
+	return _mm512_and_si512(_mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * n)), _mm512_set1_epi32(255));
+}
 static inline vf v_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
 static inline vi v_add16(vi a, vi b) { return _mm512_add_epi16(a, b); }
 static inline vi v_maddubs(vi u, vi s) { return _mm512_maddubs_epi16(u, s); }

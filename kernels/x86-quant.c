@@ -6,13 +6,12 @@
  * exactly, where the integer sum starts. Q6_K has a scale for each half of a block, hence two integer sums.
  *
  * A register tile is up to ROWS activation rows x VECTORS vectors of outputs. Each of its sums goes over the blocks in
- * order, then over the second encodings that its row has (quant.h), and takes no part in another's, so that the tile's
- * shape never shows in the result. Rows differ in which blocks they have twice: tiles of second encodings are made of
- * whichever rows have that block.
+ * order, then over its row's outliers (quant.h) in order, and takes no part in another's, so that the tile's shape never
+ * shows in the result. Outliers are mostly in the same columns of all rows: a column of weights is decoded once for
+ * whichever rows have one there.
  *
- * Rows are taken in strips past all panels, so that their encodings stay near (in the second cache: of many rows some have
- * the same block twice), while a panel (a few KB) is read once a strip. A strip's sums wait in memory for the second
- * encodings.
+ * Rows are taken in strips past all panels, so that their codes stay near (in the second cache: the more rows, the more
+ * of them share a column), while a panel (a few KB) is read once a strip. A strip's sums wait in memory for the outliers.
  */
 #include "kernels/x86.h"
 
@@ -21,7 +20,11 @@
 #define STRIP ((size_t)128 << 10)
 
 #define STRIP_ROWS 64u /* at most: the bits of a word */
-#define RANGE 512u     /* blocks of which a strip knows the rows that have them twice */
+/* What a strip knows of its outliers at a time: blocks, columns of these with some, outliers; columns as f32. */
+#define BLOCKS 512u
+#define COLUMNS 1024u
+#define OUTLIERS 4096u
+#define DECODED 128u
 
 struct tile {
 	const uint8_t *panel[VECTORS];   /* halves of one panel with VL 8 */
@@ -32,16 +35,19 @@ struct strip {
 	const struct kern_matmul *a;
 	uint32_t row, n_rows, blocks;
 	size_t x_bytes;                           /* from row to row */
-	uint32_t range;                           /* blocks from here on are those of rows[] */
-	uint64_t rows[RANGE];                     /* bit i: row i has the block twice */
-	uint64_t any[RANGE / 64];                 /* blocks that some row has twice */
+	uint32_t from, end;                       /* blocks whose outliers are known */
+	uint32_t n_columns;
+	struct column {
+		uint32_t block, at;
+	} column[COLUMNS];
+	struct outlier {
+		float x;
+		uint32_t column;
+	} outlier[OUTLIERS];                      /* row i's in order, [first[i], first[i + 1]) */
+	uint32_t first[STRIP_ROWS + 1];
+	float w[DECODED][VECTORS * VL];           /* columns of the outputs at hand */
 	float sum[STRIP_ROWS][VECTORS * VL];      /* of the outputs at hand */
 };
-
-INLINE const struct quant_q8 *encoded(const struct tile *t, unsigned i, uint32_t e)
-{
-	return t->x[i] + e;
-}
 
 /* Bytes from a panel's numbers of so many bytes to those of vector v's first output. */
 INLINE size_t lane(unsigned v, unsigned bytes)
@@ -173,8 +179,8 @@ INLINE vf minimum_of(const struct tile *t, unsigned v, uint32_t b, enum x86_layo
 
 enum span { WHOLE, LOWER, UPPER }; /* of a block's columns */
 
-/* The codes of block b times encoded block e of the rows, less what means 0 in the codes. */
-INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, enum span span, enum x86_layout layout, unsigned rows,
+/* The codes of block b times those of the rows, less what means 0 in the weights' codes. */
+INLINE void dots(const struct tile *t, uint32_t b, enum span span, enum x86_layout layout, unsigned rows,
 		 unsigned vectors, vf (*ret)[VECTORS])
 {
 	const int first = span == UPPER ? 4 : 0, end = span == LOWER ? 4 : 8;
@@ -182,7 +188,7 @@ INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, enum span span, e
 	vi start[ROWS];
 
 	UNROLL for (unsigned i = 0; i < rows; i++) {
-		const int32_t *minus = encoded(t, i, e)->minus;
+		const int32_t *minus = (t->x[i] + b)->minus;
 		int32_t sum = (span == UPPER ? 0 : minus[0]) + (span == LOWER ? 0 : minus[1]);
 		start[i] = x86_has_minimum(layout) ? v_izero() : v_ishift(v_iset(sum), x86_zero_shift(layout));
 		UNROLL for (unsigned v = 0; v < vectors; v++)
@@ -193,7 +199,7 @@ INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, enum span span, e
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			codes[v] = four_columns(t->panel[v] + x86_block_at(layout, b) + lane(v, 4), layout, k);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			vi x = v_iset(four(encoded(t, i, e), (unsigned)k));
+			vi x = v_iset(four((t->x[i] + b), (unsigned)k));
 			UNROLL for (unsigned v = 0; v < vectors; v++)
 				dot_add(&dot[i][v], codes[v], x, layout, k);
 		}
@@ -203,20 +209,20 @@ INLINE void dots(const struct tile *t, uint32_t b, uint32_t e, enum span span, e
 			ret[i][v] = dot_end(&dot[i][v], start[i]);
 }
 
-/* Encoded block e of the rows times block b of the panels: sum[i][v] += scale x (codes . activations) + minimum x sum of activations. */
-INLINE void block(const struct tile *t, uint32_t b, uint32_t e, enum x86_layout layout, unsigned rows, unsigned vectors,
+/* Block b of the rows times that of the panels: sum[i][v] += scale x (codes . activations) + minimum x sum of activations. */
+INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsigned rows, unsigned vectors,
 		  vf (*sum)[VECTORS])
 {
 	vf product[ROWS][VECTORS], upper[ROWS][VECTORS];
 
-	dots(t, b, e, layout == X86_Q6_K ? LOWER : WHOLE, layout, rows, vectors, product);
+	dots(t, b, layout == X86_Q6_K ? LOWER : WHOLE, layout, rows, vectors, product);
 	if (layout == X86_Q6_K)
-		dots(t, b, e, UPPER, layout, rows, vectors, upper);
+		dots(t, b, UPPER, layout, rows, vectors, upper);
 	UNROLL for (unsigned v = 0; v < vectors; v++) {
 		const uint8_t *halves = t->panel[v] + x86_block_at(layout, b) + x86_code_bytes(layout) + lane(v, 1);
 		vf d = scale_of(t, v, b, layout), m = x86_has_minimum(layout) ? minimum_of(t, v, b, layout) : v_zero();
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = encoded(t, i, e);
+			const struct quant_q8 *x = (t->x[i] + b);
 			vf p = product[i][v];
 			if (layout == X86_Q6_K)
 				p = v_fma(upper[i][v], v_load_i8(halves + PANEL), v_mul(p, v_load_i8(halves)));
@@ -238,7 +244,7 @@ INLINE void set_panels(struct tile *t, const struct kern_matmul *a, uint32_t out
 		t->panel[v] = (const uint8_t *)a->w->data + (out + v * VL) / PANEL * x86_panel_bytes(layout, a->w->cols);
 }
 
-/* The sums of rows [i, i + rows) of the strip over all first encodings. */
+/* The sums of rows [i, i + rows) of the strip over all blocks. */
 INLINE void run_tile(struct strip *s, uint32_t first, uint32_t out, enum x86_layout layout, unsigned rows, unsigned vectors)
 {
 	vf sum[ROWS][VECTORS];
@@ -251,7 +257,7 @@ INLINE void run_tile(struct strip *s, uint32_t first, uint32_t out, enum x86_lay
 			sum[i][v] = v_zero();
 	}
 	for (uint32_t b = 0; b < s->blocks; b++)
-		block(&t, b, b, layout, rows, vectors, sum);
+		block(&t, b, layout, rows, vectors, sum);
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			v_store(&s->sum[first + i][v * VL], sum[i][v]);
@@ -271,67 +277,105 @@ INLINE void run_tiles(struct strip *s, uint32_t out, enum x86_layout layout, uns
 		run_tile(s, i, out, layout, 1, vectors);
 }
 
-/* Block b of the lowest rows in *left, which are taken out of it. */
-INLINE void run_lowest(struct strip *s, struct tile *t, uint32_t b, uint64_t *left, enum x86_layout layout, unsigned rows,
-		      unsigned vectors)
+/* The outliers of blocks from `from` on, of as many as there is room for. */
+static void see_outliers(struct strip *s, uint32_t from)
 {
-	vf sum[ROWS][VECTORS];
-	float *at[ROWS];
+	uint32_t any[BLOCKS], first[BLOCKS], n = 0; /* of a block: columns with outliers, the number of the first of these */
 
-	UNROLL for (unsigned i = 0; i < rows; i++, *left &= *left - 1) {
-		uint32_t row = (uint32_t)__builtin_ctzll(*left);
-		t->x[i] = row_of(s, row);
-		at[i] = s->sum[row];
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			sum[i][v] = v_load(at[i] + v * VL);
-	}
-	block(t, b, s->blocks + b, layout, rows, vectors, sum);
-	UNROLL for (unsigned i = 0; i < rows; i++)
-		UNROLL for (unsigned v = 0; v < vectors; v++)
-			v_store(at[i] + v * VL, sum[i][v]);
-}
-
-INLINE void run_twice(struct strip *s, struct tile *t, uint32_t b, uint64_t rows, enum x86_layout layout, unsigned vectors)
-{
-	unsigned n = (unsigned)__builtin_popcountll(rows);
-
-	for (; n >= ROWS; n -= ROWS)
-		run_lowest(s, t, b, &rows, layout, ROWS, vectors);
-	for (; ROWS > 2 && n >= 2; n -= 2)
-		run_lowest(s, t, b, &rows, layout, ROWS > 2 ? 2 : 1, vectors);
-	for (; n; n--)
-		run_lowest(s, t, b, &rows, layout, 1, vectors);
-}
-
-/* Which rows have blocks [range, range + RANGE) twice. */
-static void see_range(struct strip *s, uint32_t range)
-{
-	if (range == s->range)
+	if (from == s->from)
 		return;
-	s->range = range;
-	memset(s->any, 0, sizeof s->any);
-	memset(s->rows, 0, sizeof s->rows);
+	s->from = from;
+	s->n_columns = 0;
+	memset(s->first, 0, sizeof s->first);
+	for (s->end = from; s->end < s->blocks && s->end - from < BLOCKS && s->n_columns + QUANT_BLOCK <= COLUMNS &&
+			    n + QUANT_BLOCK * s->n_rows <= OUTLIERS;
+	     s->end++) {
+		uint32_t *columns = &any[s->end - from];
+		*columns = 0;
+		for (uint32_t i = 0; i < s->n_rows; i++) {
+			uint32_t here = x86_int8_outliers(row_of(s, i), s->blocks)[s->end];
+			*columns |= here;
+			s->first[i + 1] += (uint32_t)__builtin_popcount(here);
+			n += (uint32_t)__builtin_popcount(here);
+		}
+		first[s->end - from] = s->n_columns;
+		for (uint32_t left = *columns; left; left &= left - 1)
+			s->column[s->n_columns++] = (struct column){ s->end, (uint32_t)__builtin_ctz(left) };
+	}
 	for (uint32_t i = 0; i < s->n_rows; i++) {
-		const uint64_t *twice = x86_int8_twice(row_of(s, i), s->blocks);
-		for (uint32_t b = 0; b < RANGE && range + b < s->blocks; b += 64) {
-			s->any[b / 64] |= twice[(range + b) / 64];
-			for (uint64_t left = twice[(range + b) / 64]; left; left &= left - 1)
-				s->rows[b + (uint32_t)__builtin_ctzll(left)] |= (uint64_t)1 << i;
+		const uint32_t *outliers = x86_int8_outliers(row_of(s, i), s->blocks);
+		struct outlier *to = s->outlier + s->first[i];
+		s->first[i + 1] += s->first[i];
+		for (uint32_t b = from; b < s->end; b++)
+			for (uint32_t left = outliers[b]; left; left &= left - 1) {
+				uint32_t at = (uint32_t)__builtin_ctz(left), before = any[b - from] & ((1u << at) - 1);
+				*to++ = (struct outlier){ x86_int8_numbers(row_of(s, i), s->blocks)[b * QUANT_BLOCK + at],
+							  first[b - from] + (uint32_t)__builtin_popcount(before) };
+			}
+	}
+}
+
+/* A column of vector v's weights as f32, in the block of scale d and minimum m. */
+INLINE vf decode_column(const struct tile *t, unsigned v, const struct column *c, vf d, vf m, enum x86_layout layout)
+{
+	const uint8_t *block = t->panel[v] + x86_block_at(layout, c->block);
+	vi four = four_columns(block + lane(v, 4), layout, (int)c->at / 4), code = v_byte(four, (int)c->at % 4);
+
+	if (x86_has_minimum(layout))
+		return v_fma(d, v_from_int(code), m);
+	if (layout == X86_Q6_K)
+		d = v_mul(d, v_load_i8(block + x86_code_bytes(layout) + c->at / 16 * PANEL + lane(v, 1)));
+	return v_mul(d, v_from_int(v_iadd(code, v_iset(-(1 << x86_zero_shift(layout))))));
+}
+
+/* Columns [first, end) of those with outliers. */
+INLINE void decode_columns(struct strip *s, const struct tile *t, uint32_t first, uint32_t end, enum x86_layout layout,
+			   unsigned vectors)
+{
+	UNROLL for (unsigned v = 0; v < vectors; v++) {
+		uint32_t block = UINT32_MAX;
+		vf d = v_zero(), m = v_zero();
+		for (uint32_t c = first; c < end; c++) {
+			if (s->column[c].block != block) {
+				block = s->column[c].block;
+				d = scale_of(t, v, block, layout);
+				m = x86_has_minimum(layout) ? minimum_of(t, v, block, layout) : v_zero();
+			}
+			v_store(&s->w[c - first][v * VL], decode_column(t, v, &s->column[c], d, m, layout));
 		}
 	}
 }
 
-/* The second encodings, block by block. */
-INLINE void run_rest(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
+/* Row i's outliers from *next on, as far as their columns [first, end) are decoded. */
+INLINE void add_outliers(struct strip *s, uint32_t i, uint32_t first, uint32_t end, uint32_t *next, unsigned vectors)
 {
+	const struct outlier *o = s->outlier + *next, *past = s->outlier + s->first[i + 1];
+	vf sum[VECTORS];
+
+	UNROLL for (unsigned v = 0; v < vectors; v++)
+		sum[v] = v_load(&s->sum[i][v * VL]);
+	for (; o < past && o->column < end; o++)
+		UNROLL for (unsigned v = 0; v < vectors; v++)
+			sum[v] = v_fma(v_set(o->x), v_load(&s->w[o->column - first][v * VL]), sum[v]);
+	UNROLL for (unsigned v = 0; v < vectors; v++)
+		v_store(&s->sum[i][v * VL], sum[v]);
+	*next = (uint32_t)(o - s->outlier);
+}
+
+INLINE void run_outliers(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
+{
+	uint32_t next[STRIP_ROWS];
 	struct tile t;
 
 	set_panels(&t, s->a, out, layout, vectors);
-	for (uint32_t first = 0; first < s->blocks; first += 64) {
-		see_range(s, first / RANGE * RANGE);
-		for (uint64_t any = s->any[first % RANGE / 64]; any; any &= any - 1) {
-			uint32_t b = first + (uint32_t)__builtin_ctzll(any);
-			run_twice(s, &t, b, s->rows[b % RANGE], layout, vectors);
+	for (uint32_t from = 0; from < s->blocks; from = s->end) {
+		see_outliers(s, from);
+		memcpy(next, s->first, s->n_rows * sizeof *next);
+		for (uint32_t first = 0; first < s->n_columns; first += DECODED) {
+			uint32_t end = s->n_columns - first < DECODED ? s->n_columns : first + DECODED;
+			decode_columns(s, &t, first, end, layout, vectors);
+			for (uint32_t i = 0; i < s->n_rows; i++)
+				add_outliers(s, i, first, end, &next[i], vectors);
 		}
 	}
 }
@@ -339,7 +383,7 @@ INLINE void run_rest(struct strip *s, uint32_t out, enum x86_layout layout, unsi
 INLINE void run_outputs(struct strip *s, uint32_t out, enum x86_layout layout, unsigned vectors)
 {
 	run_tiles(s, out, layout, vectors);
-	run_rest(s, out, layout, vectors);
+	run_outliers(s, out, layout, vectors);
 	for (uint32_t i = 0; i < s->n_rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			x86_store(s->a, s->row + i, out + v * VL, v_load(&s->sum[i][v * VL]));
@@ -353,12 +397,12 @@ INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end
 	s.a = a;
 	s.blocks = a->w->cols / QUANT_BLOCK;
 	s.x_bytes = x86_int8_bytes(s.blocks);
-	n = x86_strip(STRIP, s.x_bytes, ROWS);
+	n = x86_strip(STRIP, s.blocks * sizeof(struct quant_q8), ROWS);
 	n = n < STRIP_ROWS ? n : STRIP_ROWS / ROWS * ROWS;
 	for (s.row = 0; s.row < a->n; s.row += n) {
 		uint32_t out = first * PANEL;
 		s.n_rows = a->n - s.row < n ? a->n - s.row : n;
-		s.range = UINT32_MAX;
+		s.from = UINT32_MAX;
 		for (; out + VECTORS * VL <= end * PANEL; out += VECTORS * VL)
 			run_outputs(&s, out, layout, VECTORS);
 		for (; VECTORS * VL > PANEL && out < end * PANEL; out += VL)

@@ -214,23 +214,19 @@ void X86(embed)(struct kern_device *device, const void *args, unsigned part, uns
 
 #define BLOCK_VECTORS (QUANT_BLOCK / VL)
 
-/* quant_encode_q8() with vectors: the same bits. v becomes what that leaves, as quant_rest_q8() has it. */
-INLINE void encode_q8(vf v[BLOCK_VECTORS], struct quant_q8 *ret)
+/* quant_encode_q8() with vectors: the same bits. */
+INLINE void encode_q8(const vf v[BLOCK_VECTORS], struct quant_q8 *ret)
 {
-	vf most = v_zero(), rounded[BLOCK_VECTORS];
+	vf most = v_zero();
 	float inverse, scale;
 	int sum[2] = { 0 };
 
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
 		most = v_max(most, v_abs(v[i]));
 	scale = quant_scale_i8(v_most(most), &inverse);
-	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++) {
-		rounded[i] = v_round(v_mul(v[i], v_set(inverse)));
-		sum[i * VL / 16] += v_store_int8(ret->q + i * VL, rounded[i]);
-	}
-	quant_set_sums(ret, scale, sum[0], sum[1]);
 	UNROLL for (unsigned i = 0; i < BLOCK_VECTORS; i++)
-		v[i] = v_sub(v[i], v_mul(v_set(scale), rounded[i]));
+		sum[i * VL / 16] += v_store_int8(ret->q + i * VL, v_round(v_mul(v[i], v_set(inverse))));
+	quant_set_sums(ret, scale, sum[0], sum[1]);
 }
 
 INLINE float sum_of_squares(const float *x, uint32_t n)
@@ -246,21 +242,23 @@ INLINE float sum_of_squares(const float *x, uint32_t n)
 
 static void encode_int8(const float *x, uint32_t cols, struct quant_q8 *to)
 {
-	float coarse = quant_coarse(sum_of_squares(x, cols), cols);
-	uint32_t blocks = cols / QUANT_BLOCK;
-	struct quant_q8 *rest = to + blocks;
-	uint64_t *twice = x86_int8_twice(to, blocks);
-	vf v[BLOCK_VECTORS];
+	vf border = v_set(quant_border(sum_of_squares(x, cols), cols)), v[BLOCK_VECTORS];
+	uint32_t blocks = cols / QUANT_BLOCK, *outliers = x86_int8_outliers(to, blocks);
+	float *numbers = x86_int8_numbers(to, blocks);
 
-	memset(twice, 0, (blocks + 63) / 64 * sizeof *twice);
-	for (uint32_t b = 0; b < blocks; b++) {
-		UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++)
-			v[k] = v_load(x + (size_t)b * QUANT_BLOCK + k * VL);
-		encode_q8(v, to + b);
-		if (to[b].scale > coarse) {
-			encode_q8(v, rest + b);
-			twice[b / 64] |= (uint64_t)1 << b % 64;
+	for (uint32_t b = 0; b < blocks; b++, x += QUANT_BLOCK) {
+		outliers[b] = 0;
+		UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++) {
+			v[k] = v_load(x + k * VL);
+			outliers[b] |= v_beyond(v[k], border) << k * VL;
 		}
+		if (outliers[b]) {
+			UNROLL for (unsigned k = 0; k < BLOCK_VECTORS; k++) {
+				v_store(numbers + (size_t)b * QUANT_BLOCK + k * VL, v[k]);
+				v[k] = v_without(v[k], outliers[b] >> k * VL);
+			}
+		}
+		encode_q8(v, to + b);
 	}
 }
 

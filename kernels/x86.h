@@ -78,17 +78,22 @@ static inline size_t x86_half_bytes(uint32_t cols)
 }
 
 /*
- * An activation row for quantised weights: struct quant_q8 [blocks], the second encodings [blocks] (anything where
- * there is none), and a bit per block that says which there are, uint64_t [(blocks + 63) / 64].
+ * An activation row for quantised weights: struct quant_q8 [blocks], for each block a bit per column that says which are
+ * outliers, uint32_t [blocks], and the row as f32 [32 * blocks], which holds something in blocks with outliers only.
  */
 static inline size_t x86_int8_bytes(uint32_t blocks)
 {
-	return blocks * 2 * sizeof(struct quant_q8) + (blocks + 63) / 64 * sizeof(uint64_t);
+	return blocks * (sizeof(struct quant_q8) + sizeof(uint32_t) + QUANT_BLOCK * sizeof(float));
 }
 
-static inline uint64_t *x86_int8_twice(const struct quant_q8 *row, uint32_t blocks)
+static inline uint32_t *x86_int8_outliers(const struct quant_q8 *row, uint32_t blocks)
 {
-	return (uint64_t *)(uintptr_t)(row + 2 * (size_t)blocks);
+	return (uint32_t *)(uintptr_t)(row + blocks);
+}
+
+static inline float *x86_int8_numbers(const struct quant_q8 *row, uint32_t blocks)
+{
+	return (float *)(uintptr_t)(x86_int8_outliers(row, blocks) + blocks);
 }
 
 /* How many rows of so many bytes stay in a cache of strip_bytes together: a multiple of a register tile's. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Products with weights of every format and precision, and what goes with them: activate, embed. See test-ops.c. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,13 +24,13 @@ struct product {
 	char name[100];
 };
 
-/* Inputs of which two rows in three have outliers here and there: blocks that are encoded twice, and rows beside them without. */
+/* Inputs of which two rows in three have outliers, some few and some many. */
 static float *inputs(uint32_t n, uint32_t cols)
 {
 	float *x = fixture_floats((size_t)n * cols, 2);
 
 	for (uint32_t i = 0; i < n; i++)
-		for (uint32_t j = i * 7 % 40; i % 3 && j < cols; j += 250 * (i % 3))
+		for (uint32_t j = i * 7 % 40; i % 3 && j < cols; j += i % 3 == 1 ? 250 : 40)
 			x[(size_t)i * cols + j] *= 60;
 	return x;
 }
@@ -49,10 +50,15 @@ static void multiply(const struct product *p, bool accumulate, unsigned way, flo
 	fixture_free(x);
 }
 
-/* Against the reference's numbers: 1536 products added in another order differ so much. Tensor cores cut off what they add. */
+/*
+ * Against the reference's numbers: 1536 products added in another order differ so much, more of them as a walk at random
+ * does. Tensor cores cut off what they add.
+ */
 static void check_close(const struct product *p, const float *y, const float *expected, size_t n)
 {
-	fixture_close(y, expected, n, p->b->queued ? 2e-5f : 5e-6f, p->name);
+	float longer = p->w->cols > 1536 ? sqrtf((float)p->w->cols / 1536) : 1;
+
+	fixture_close(y, expected, n, (p->b->queued ? 2e-5f : 5e-6f) * longer, p->name);
 }
 
 /* Against numbers that the backend made in another way. */
@@ -184,7 +190,7 @@ START_TEST(matmul)
 		{ 1, 32, 0 },   { 7, 64, 0 },    { 16, 32, 0 },   { 33, 96, 0 }, { 64, 576, 0 }, { 192, 64, 64 },
 		{ 50, 192, 0 }, { 50, 1536, 0 }, { 128, 64, 16 }, { 17, 33, 0 }, { 5, 1, 0 },    { 18, 575, 0 },
 		{ 32, 256, 16 }, { 33, 512, 0 },
-		{ 5, 2080, 0 }, /* more blocks than a word of x86_int8_twice() has bits */
+		{ 3, 16416, 0 }, /* more blocks than what a strip knows of its outliers at a time */
 	};
 	enum kern_dtype dtype = (enum kern_dtype)_i;
 	const struct kern_backend *b;
