@@ -19,7 +19,8 @@
 #define ROWS (VEC_REGISTERS == 32 ? 6 : 4)
 #define STRIP ((size_t)128 << 10)
 
-#define STRIP_ROWS 64u /* at most: the bits of a word */
+#define STRIP_ROWS 64u /* at most */
+#define AHEAD_ROWS (VL < PANEL ? 32u : STRIP_ROWS) /* AVX2 computes long enough on more, and lost up to a fifth by asking */
 /* What a strip knows of its outliers at a time: blocks, columns of these with some, outliers; columns as f32. */
 #define BLOCKS 512u
 #define COLUMNS 1024u
@@ -244,9 +245,40 @@ INLINE void set_panels(struct tile *t, const struct kern_matmul *a, uint32_t out
 		t->panel[v] = (const uint8_t *)a->w->data + (out + v * VL) / PANEL * x86_panel_bytes(layout, a->w->cols);
 }
 
+/*
+ * Few rows take no longer to compute than weights take to come from memory, so one has to go on beside the other: while
+ * the tiles of a strip walk over the blocks, each asks for its share of the lines of the next outputs' blocks.
+ */
+struct ahead {
+	const uint8_t *panel;
+	size_t panel_bytes, from, to; /* lines of a block */
+};
+
+INLINE struct ahead share_ahead(const struct strip *s, uint32_t first, uint32_t out, enum x86_layout layout, unsigned rows,
+				unsigned vectors)
+{
+	size_t panel_bytes = x86_panel_bytes(layout, s->a->w->cols), lines = (x86_block_bytes(layout) + 63) / 64;
+	uint32_t next = out + vectors * VL;
+
+	if (next + vectors * VL > s->a->w->rows || s->n_rows > AHEAD_ROWS)
+		lines = 0;
+	return (struct ahead){ (const uint8_t *)s->a->w->data + next / PANEL * panel_bytes, panel_bytes,
+			       lines * first / s->n_rows, lines * (first + rows) / s->n_rows };
+}
+
+INLINE void ask_ahead(const struct ahead *h, uint32_t b, enum x86_layout layout, unsigned vectors)
+{
+	const uint8_t *block = h->panel + x86_block_at(layout, b);
+
+	UNROLL for (unsigned p = 0; p < vectors * VL / PANEL; p++)
+		for (size_t i = h->from; i < h->to; i++)
+			__builtin_prefetch(block + p * h->panel_bytes + 64 * i, 0, 2);
+}
+
 /* The sums of rows [i, i + rows) of the strip over all blocks. */
 INLINE void run_tile(struct strip *s, uint32_t first, uint32_t out, enum x86_layout layout, unsigned rows, unsigned vectors)
 {
+	struct ahead ahead = share_ahead(s, first, out, layout, rows, vectors);
 	vf sum[ROWS][VECTORS];
 	struct tile t;
 
@@ -256,8 +288,10 @@ INLINE void run_tile(struct strip *s, uint32_t first, uint32_t out, enum x86_lay
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			sum[i][v] = v_zero();
 	}
-	for (uint32_t b = 0; b < s->blocks; b++)
+	for (uint32_t b = 0; b < s->blocks; b++) {
+		ask_ahead(&ahead, b, layout, vectors);
 		block(&t, b, layout, rows, vectors, sum);
+	}
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			v_store(&s->sum[first + i][v * VL], sum[i][v]);
