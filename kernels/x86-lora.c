@@ -6,6 +6,9 @@
  * rows of the segment, expand a few columns of B past all rows: each is read from memory once per step, and again only
  * from the cache when a segment has many rows. Ranks are not padded. Sums run in one order whatever the tile: shrink
  * over the columns in VL lanes, expand over the rank.
+ *
+ * While a tile's first rows are computed, the numbers of the next tile are asked for, at a segment's end those of the next
+ * segment: pieces of a KB or less in many places are what memory is slowest at.
  */
 #include "kernels/x86.h"
 
@@ -30,6 +33,11 @@ INLINE vf load_end(enum kern_dtype dtype, const uint8_t *row, uint32_t j, uint32
 	return v_load(x);
 }
 
+INLINE size_t number_bytes(enum kern_dtype dtype)
+{
+	return dtype == KERN_F32 ? 4 : 2;
+}
+
 struct shrink {
 	const uint8_t *a;     /* first rank row of the tile */
 	size_t stride;
@@ -37,6 +45,8 @@ struct shrink {
 	uint32_t in;
 	float *to;            /* scratch number of the first row and rank row */
 	uint32_t to_width;
+	const uint8_t *ahead; /* rank rows that are next; NULL: they have been asked for */
+	size_t ahead_stride;
 };
 
 INLINE void shrink_tile(const struct shrink *s, enum kern_dtype dtype, unsigned rows, unsigned ranks)
@@ -48,8 +58,11 @@ INLINE void shrink_tile(const struct shrink *s, enum kern_dtype dtype, unsigned 
 		UNROLL for (unsigned r = 0; r < ranks; r++)
 			sum[i][r] = v_zero();
 	for (; k + VL <= s->in; k += VL) {
-		UNROLL for (unsigned r = 0; r < ranks; r++)
+		UNROLL for (unsigned r = 0; r < ranks; r++) {
 			a[r] = load(dtype, s->a + r * s->stride, k);
+			if (s->ahead)
+				__builtin_prefetch(s->ahead + r * s->ahead_stride + k * number_bytes(dtype));
+		}
 		UNROLL for (unsigned i = 0; i < rows; i++) {
 			vf x = v_load(s->x + (size_t)i * s->in + k);
 			UNROLL for (unsigned r = 0; r < ranks; r++)
@@ -72,18 +85,33 @@ INLINE void shrink_tile(const struct shrink *s, enum kern_dtype dtype, unsigned 
 
 INLINE void shrink_rows(struct shrink s, uint32_t n_rows, enum kern_dtype dtype, unsigned ranks)
 {
-	for (; n_rows >= TILE; n_rows -= TILE, s.x += TILE * s.in, s.to += TILE * s.to_width)
+	for (; n_rows >= TILE; n_rows -= TILE, s.x += TILE * s.in, s.to += TILE * s.to_width, s.ahead = NULL)
 		shrink_tile(&s, dtype, TILE, ranks);
-	for (; n_rows; n_rows--, s.x += s.in, s.to += s.to_width)
+	for (; n_rows; n_rows--, s.x += s.in, s.to += s.to_width, s.ahead = NULL)
 		shrink_tile(&s, dtype, 1, ranks);
 }
 
 INLINE void shrink_segment(struct shrink s, uint32_t n_rows, uint32_t n_ranks, enum kern_dtype dtype)
 {
-	for (; n_ranks >= RANKS; n_ranks -= RANKS, s.a += RANKS * s.stride, s.to += RANKS)
-		shrink_rows(s, n_rows, dtype, RANKS);
-	for (; n_ranks; n_ranks--, s.a += s.stride, s.to++)
-		shrink_rows(s, n_rows, dtype, 1);
+	const uint8_t *next_segment = s.ahead;
+	size_t next_stride = s.ahead_stride;
+
+	for (unsigned ranks; n_ranks; n_ranks -= ranks, s.a += ranks * s.stride, s.to += ranks) {
+		ranks = n_ranks >= RANKS ? RANKS : 1;
+		bool last = n_ranks == ranks;
+		s.ahead = last ? next_segment : s.a + ranks * s.stride;
+		s.ahead_stride = last ? next_stride : s.stride;
+		if (ranks == RANKS)
+			shrink_rows(s, n_rows, dtype, RANKS);
+		else
+			shrink_rows(s, n_rows, dtype, 1);
+	}
+}
+
+/* The adapter of segment i, or NULL if there is no such segment. */
+static const struct kern_lora *lora_of(const struct kern_step *step, uint32_t i, uint32_t module)
+{
+	return i < step->n_segments ? &step->segment[i].modules[module] : NULL;
 }
 
 void X86(lora_shrink)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
@@ -106,6 +134,11 @@ void X86(lora_shrink)(struct kern_device *device, const void *args, unsigned par
 			.to_width = a->scratch_width,
 		};
 		s.a = (const uint8_t *)lora->a + first * s.stride;
+		const struct kern_lora *next = lora_of(a->step, i + 1, a->module);
+		if (next && next->a) { /* most often of the same rank, and then this part's share of it */
+			s.ahead_stride = kern_lora_stride((enum kern_dtype)next->dtype, a->in);
+			s.ahead = (const uint8_t *)next->a + next->rank * ((part + i + 1) % n_parts) / n_parts * s.ahead_stride;
+		}
 		if (lora->dtype == KERN_F32)
 			shrink_segment(s, segment->n_rows, end - first, KERN_F32);
 		else if (lora->dtype == KERN_F16)
@@ -121,6 +154,8 @@ struct expand {
 	const float *z;       /* x A^T of the first row */
 	uint32_t z_width, rank, out;
 	float scale, *y;      /* of the first row */
+	const uint8_t *ahead; /* rank rows of the next columns; NULL: they have been asked for */
+	size_t ahead_stride;
 };
 
 /* Outputs from column o on; the last of the vectors has `last` numbers. */
@@ -136,6 +171,9 @@ INLINE void expand_tile(const struct expand *e, uint32_t o, enum kern_dtype dtyp
 		vf b[WIDE];
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			b[v] = load(dtype, e->b + j * e->stride, o + v * VL); /* rows are padded: reads no other */
+		if (e->ahead)
+			UNROLL for (unsigned v = 0; v < vectors; v += 64 / (VL * 2))
+				__builtin_prefetch(e->ahead + j * e->ahead_stride + v * VL * number_bytes(dtype));
 		UNROLL for (unsigned i = 0; i < rows; i++)
 			UNROLL for (unsigned v = 0; v < vectors; v++)
 				sum[i][v] = v_fma(v_set(e->z[(size_t)i * e->z_width + j]), b[v], sum[i][v]);
@@ -153,18 +191,28 @@ INLINE void expand_tile(const struct expand *e, uint32_t o, enum kern_dtype dtyp
 
 INLINE void expand_rows(struct expand e, uint32_t n_rows, uint32_t o, enum kern_dtype dtype, unsigned vectors, unsigned last)
 {
-	for (; n_rows >= TALL; n_rows -= TALL, e.z += TALL * e.z_width, e.y += TALL * e.out)
+	for (; n_rows >= TALL; n_rows -= TALL, e.z += TALL * e.z_width, e.y += TALL * e.out, e.ahead = NULL)
 		expand_tile(&e, o, dtype, TALL, vectors, last);
-	for (; n_rows; n_rows--, e.z += e.z_width, e.y += e.out)
+	for (; n_rows; n_rows--, e.z += e.z_width, e.y += e.out, e.ahead = NULL)
 		expand_tile(&e, o, dtype, 1, vectors, last);
 }
 
-INLINE void expand_segment(const struct expand *e, uint32_t n_rows, uint32_t o, uint32_t end, enum kern_dtype dtype)
+/* Columns [o, end). */
+INLINE void expand_segment(struct expand e, uint32_t n_rows, uint32_t o, uint32_t end, enum kern_dtype dtype)
 {
-	for (; o + WIDE * VL <= end; o += WIDE * VL)
-		expand_rows(*e, n_rows, o, dtype, WIDE, VL);
-	for (; o < end; o += VL)
-		expand_rows(*e, n_rows, o, dtype, 1, end - o < VL ? end - o : VL);
+	const uint8_t *next_segment = e.ahead;
+	size_t next_stride = e.ahead_stride;
+
+	for (unsigned width; o < end; o += width) {
+		width = end - o >= WIDE * VL ? WIDE * VL : VL;
+		bool last = end - o <= width;
+		e.ahead = last ? next_segment : e.b + (o + width) * number_bytes(dtype);
+		e.ahead_stride = last ? next_stride : e.stride;
+		if (width == WIDE * VL)
+			expand_rows(e, n_rows, o, dtype, WIDE, VL);
+		else
+			expand_rows(e, n_rows, o, dtype, 1, end - o < VL ? end - o : VL);
+	}
 }
 
 void X86(lora_expand)(struct kern_device *device, const void *args, unsigned part, unsigned n_parts)
@@ -189,11 +237,16 @@ void X86(lora_expand)(struct kern_device *device, const void *args, unsigned par
 			.scale = segment->scale * lora->scale,
 			.y = a->y + (size_t)segment->first_row * a->out,
 		};
+		const struct kern_lora *next = lora_of(a->step, i + 1, a->module);
+		if (next && next->b) {
+			e.ahead_stride = kern_lora_stride((enum kern_dtype)next->dtype, a->out);
+			e.ahead = (const uint8_t *)next->b + first * number_bytes((enum kern_dtype)next->dtype);
+		}
 		if (lora->dtype == KERN_F32)
-			expand_segment(&e, segment->n_rows, first, end, KERN_F32);
+			expand_segment(e, segment->n_rows, first, end, KERN_F32);
 		else if (lora->dtype == KERN_F16)
-			expand_segment(&e, segment->n_rows, first, end, KERN_F16);
+			expand_segment(e, segment->n_rows, first, end, KERN_F16);
 		else
-			expand_segment(&e, segment->n_rows, first, end, KERN_BF16);
+			expand_segment(e, segment->n_rows, first, end, KERN_BF16);
 	}
 }
