@@ -5,13 +5,14 @@
  * A panel is 16 output rows, column by column: f32 [cols][16], or bf16 [cols / 2][16][2] (pairs of columns, zero padded).
  * Each output sums its products one column after the other, in f32 with fused multiply-adds; vdpbf16ps does the two of
  * a pair at a time. A register tile is up to ROWS rows x VECTORS vectors of outputs; its shape never shows in a result.
- * Rows are taken in strips, as in x86-quant.c.
+ * Rows are taken in strips, and the weights of the next outputs asked for, as in x86-quant.c; here a strip's first tile asks.
  */
 #include "kernels/x86.h"
 
 #define VECTORS 2
 #define STRIP ((size_t)32 << 10)
 #define ROWS (VEC_REGISTERS == 32 ? 12 : 5)
+#define AHEAD_ROWS 32u /* more take longer to compute than weights to come */
 
 /* Pair k of a row's activations, the same in every lane. */
 #ifdef __AVX512BF16__
@@ -35,9 +36,9 @@ INLINE vf pair_product(vi w, const void *x, uint32_t k, vf sum)
 
 #endif
 
-/* Rows [row, row + rows) of the outputs from output `out` on. */
+/* Rows [row, row + rows) of the outputs from output `out` on; ahead: panels to ask for, or NULL. */
 INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, enum x86_layout layout, unsigned rows,
-		     unsigned vectors)
+		     unsigned vectors, const uint8_t *ahead)
 {
 	uint32_t steps = layout == X86_F32 ? a->w->cols : (a->w->cols + 1) / 2;
 	size_t x_bytes = layout == X86_F32 ? (size_t)a->w->cols * 4 : x86_half_bytes(a->w->cols);
@@ -56,6 +57,9 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 		vi w[VECTORS];
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			w[v] = v_iload(panel[v] + (size_t)k * PANEL * 4);
+		if (ahead)
+			UNROLL for (unsigned p = 0; p < vectors * VL / PANEL; p++)
+				__builtin_prefetch(ahead + p * x86_panel_bytes(layout, a->w->cols) + (size_t)k * PANEL * 4, 0, 2);
 		UNROLL for (unsigned i = 0; i < rows; i++)
 			UNROLL for (unsigned v = 0; v < vectors; v++)
 				sum[i][v] = layout == X86_F32 ? v_fma(v_as_float(w[v]),
@@ -70,14 +74,19 @@ INLINE void run_tile(const struct kern_matmul *a, uint32_t row, uint32_t out, en
 INLINE void run_rows(const struct kern_matmul *a, uint32_t row, uint32_t end, uint32_t out, enum x86_layout layout,
 		     unsigned vectors)
 {
-	for (; row + ROWS <= end; row += ROWS)
-		run_tile(a, row, out, layout, ROWS, vectors);
-	for (; row + 4 <= end; row += 4)
-		run_tile(a, row, out, layout, 4, vectors);
-	for (; row + 2 <= end; row += 2)
-		run_tile(a, row, out, layout, 2, vectors);
-	for (; row < end; row++)
-		run_tile(a, row, out, layout, 1, vectors);
+	uint32_t next = out + vectors * VL;
+	const uint8_t *ahead = (const uint8_t *)a->w->data + next / PANEL * x86_panel_bytes(layout, a->w->cols);
+
+	if (next + vectors * VL > a->w->rows || a->n > AHEAD_ROWS)
+		ahead = NULL;
+	for (; row + ROWS <= end; row += ROWS, ahead = NULL)
+		run_tile(a, row, out, layout, ROWS, vectors, ahead);
+	for (; row + 4 <= end; row += 4, ahead = NULL)
+		run_tile(a, row, out, layout, 4, vectors, ahead);
+	for (; row + 2 <= end; row += 2, ahead = NULL)
+		run_tile(a, row, out, layout, 2, vectors, ahead);
+	for (; row < end; row++, ahead = NULL)
+		run_tile(a, row, out, layout, 1, vectors, ahead);
 }
 
 INLINE void run_panels(const struct kern_matmul *a, uint32_t first, uint32_t end, enum x86_layout layout)
