@@ -115,11 +115,12 @@ static void ref_rms_norm(struct kern_device *device, const void *args, unsigned 
 
 static void encode_row(const float *x, uint32_t cols, struct block *to)
 {
-	float squares = 0, border, rest[QUANT_BLOCK];
+	double squares = 0; /* near enough to any order of adding that no number falls on the other side of the border */
+	float border, rest[QUANT_BLOCK];
 
 	for (uint32_t k = 0; k < cols; k++)
-		squares += x[k] * x[k];
-	border = quant_border(squares, cols);
+		squares += (double)x[k] * x[k];
+	border = quant_border((float)squares, cols);
 	for (uint32_t k = 0; k < cols; k += QUANT_BLOCK, to++) {
 		for (unsigned j = 0; j < QUANT_BLOCK; j++) {
 			to->outlier[j] = fabsf(x[k + j]) > border ? x[k + j] : 0;
