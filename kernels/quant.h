@@ -41,7 +41,7 @@
  * its code is 0, and it is multiplied as f32 with its weight as f32. Rows tend to have them in the same columns. Mean and
  * largest difference of a token's log-probability from f32, SmolLM2 Q4_1, tests/unit/test-model-golden on AVX-512, over
  * the base and ten adapters: beyond 3.8 (one number in 128) 0.028, 0.49; beyond 3.4 one token was 0.65 off where 0.6 is
- * the bound; beyond 3.0 (one in 80) 0.024, 0.31, but 0.64 for the base in Q5_K_M's mix of types; beyond 2.7 0.023, 0.33, and
+ * the bound; beyond 3.0 0.024, 0.31, but 0.64 for the base in Q5_K_M's mix of types; beyond 2.7 0.023, 0.33, and
  * 0.49 there. With such blocks encoded a second time, what the first encoding left of them, it was 0.025, 0.43 for one block
  * in five. With neither it was 1.02.
  */

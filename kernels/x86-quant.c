@@ -200,7 +200,7 @@ INLINE void dots(const struct tile *t, uint32_t b, enum span span, enum x86_layo
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			codes[v] = four_columns(t->panel[v] + x86_block_at(layout, b) + lane(v, 4), layout, k);
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			vi x = v_iset(four((t->x[i] + b), (unsigned)k));
+			vi x = v_iset(four(t->x[i] + b, (unsigned)k));
 			UNROLL for (unsigned v = 0; v < vectors; v++)
 				dot_add(&dot[i][v], codes[v], x, layout, k);
 		}
@@ -223,7 +223,7 @@ INLINE void block(const struct tile *t, uint32_t b, enum x86_layout layout, unsi
 		const uint8_t *halves = t->panel[v] + x86_block_at(layout, b) + x86_code_bytes(layout) + lane(v, 1);
 		vf d = scale_of(t, v, b, layout), m = x86_has_minimum(layout) ? minimum_of(t, v, b, layout) : v_zero();
 		UNROLL for (unsigned i = 0; i < rows; i++) {
-			const struct quant_q8 *x = (t->x[i] + b);
+			const struct quant_q8 *x = t->x[i] + b;
 			vf p = product[i][v];
 			if (layout == X86_Q6_K)
 				p = v_fma(upper[i][v], v_load_i8(halves + PANEL), v_mul(p, v_load_i8(halves)));
