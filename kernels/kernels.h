@@ -88,13 +88,17 @@ struct kern_seq { /* one request's share of the step */
 	uint32_t block_index;    /* its first entry in kern_step.kv_block */
 };
 
-/* One low-rank pair: y += scale * (x A^T) B, A [rank][in], B [rank][out] (B is stored transposed, see image.h). */
+/*
+ * One low-rank pair: y += scale * (x A^T) B, A [rank][in], B [rank][out] (B is stored transposed, see image.h). In I8 the
+ * numbers of both are integers, and what becomes of x and row j of A is multiplied with scales[j].
+ */
 struct kern_lora {
 	const void *a, *b;     /* rows at strides of kern_lora_stride(); NULL: this module is not adapted */
 	float scale;
 	uint16_t rank;
-	uint8_t dtype;         /* enum kern_dtype: F32, F16 or BF16 */
+	uint8_t dtype;         /* enum kern_dtype: F32, F16, BF16, or I8 where the backend takes it (lora_i8) */
 	uint8_t unused;
+	const float *scales;   /* [rank], I8 only */
 };
 
 /* Rows [first_row, first_row + n_rows) get one adapter, at scale. A sum of adapters is several segments on the same rows. */
@@ -368,6 +372,7 @@ struct kern_backend {
 	const char *name;
 	bool queued;     /* ops only start work: see the head of this file */
 	bool exact_rows; /* a row's bits do not depend on the rows beside it */
+	bool lora_i8;    /* takes adapters in I8 */
 	const struct kern_device_ops *device;
 	const struct kern_ops *ops;
 };

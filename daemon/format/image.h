@@ -34,6 +34,9 @@ static inline const char *image_kind_name(uint32_t kind)
 	return kind == IMAGE_KIND_LORA ? "lora" : "unknown";
 }
 
+/* What the numbers of an image are: the source's, bit for bit, or int8 made of them (image-pack.c). */
+enum image_encoding { IMAGE_SOURCE, IMAGE_PACKED, _IMAGE_ENCODING_N };
+
 enum image_result { IMAGE_OK, IMAGE_E_INVALID };
 
 /* The base model's shape, recorded so that an image is never put on another one. */
