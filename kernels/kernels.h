@@ -43,7 +43,7 @@ enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's 
 	KERN_Q5_K,
 	KERN_Q6_K,
 	_KERN_DTYPE_N,
-	KERN_I8 = 64, /* no stored matrix's: keys and values as codes and scales, see struct kern_kv_layout */
+	KERN_I8 = 64, /* no stored matrix's: integers whose scales lie elsewhere, see struct kern_kv_layout and kern_lora */
 };
 
 /*
@@ -394,7 +394,7 @@ static inline uint32_t kern_module(uint32_t layer, enum kern_module module)
 
 size_t kern_row_bytes(enum kern_dtype dtype, uint32_t cols);  /* 0: cols is no multiple of the block */
 const char *kern_dtype_name(enum kern_dtype dtype);           /* of a stored matrix, as ggml spells it */
-size_t kern_dtype_bytes(enum kern_dtype dtype);               /* of one F32, F16 or BF16 number, else 0 */
+size_t kern_dtype_bytes(enum kern_dtype dtype);               /* of one F32, F16, BF16 or I8 number, else 0 */
 
 static inline uint32_t kern_kv_groups(uint32_t head_dim)
 {

@@ -9,7 +9,7 @@
 
 size_t kern_dtype_bytes(enum kern_dtype dtype)
 {
-	return dtype == KERN_F32 ? 4 : dtype == KERN_F16 || dtype == KERN_BF16 ? 2 : 0;
+	return dtype == KERN_F32 ? 4 : dtype == KERN_F16 || dtype == KERN_BF16 ? 2 : dtype == KERN_I8 ? 1 : 0;
 }
 
 /* By enum kern_dtype; numbers of a block and its bytes. */
@@ -170,6 +170,11 @@ void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32
 	p += first * kern_dtype_bytes(dtype);
 	if (dtype == KERN_F32) {
 		memcpy(ret, p, n * sizeof *ret);
+		return;
+	}
+	if (dtype == KERN_I8) {
+		for (uint32_t j = 0; j < n; j++)
+			ret[j] = (int8_t)p[j];
 		return;
 	}
 	for (uint32_t j = 0; j < n; j++, p += 2)

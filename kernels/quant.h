@@ -247,7 +247,7 @@ static inline void quant_group_decode(const struct quant_group *g, float *ret)
 		ret[j] = g->d[j / 16] * (float)g->code[j] + g->m[j / 16];
 }
 
-/* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. */
+/* Numbers [first, first + n) of a row as f32, exactly; blocks: first and n are multiples of 32. I8: the integers. */
 void quant_decode(enum kern_dtype dtype, const void *row, uint32_t first, uint32_t n, float *ret);
 
 #endif

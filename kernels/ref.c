@@ -243,11 +243,12 @@ static void ref_lora_shrink(struct kern_device *device, const void *args, unsign
 			continue;
 		for (host_part(lora->rank, 1, part, n_parts, &j, &end); j < end; j++)
 			for (uint32_t i = 0; i < s->n_rows; i++) {
+				const float scale = lora->dtype == KERN_I8 ? lora->scales[j] : 1;
 				const float *x = a->x + (size_t)(s->first_row + i) * a->in;
 				float sum = 0;
 				for (uint32_t k = 0; k < a->in; k++)
 					sum += x[k] * lora_number(lora, lora->a, a->in, j, k);
-				a->scratch[(size_t)(s->scratch_row + i) * a->scratch_width + j] = sum;
+				a->scratch[(size_t)(s->scratch_row + i) * a->scratch_width + j] = scale * sum;
 			}
 	}
 }
@@ -473,4 +474,6 @@ static const struct kern_ops ref_ops = {
 	.sample = sample_scalar,
 };
 
-const struct kern_backend kern_ref = { .name = "scalar", .exact_rows = true, .device = &ref_device, .ops = &ref_ops };
+const struct kern_backend kern_ref = {
+	.name = "scalar", .exact_rows = true, .lora_i8 = true, .device = &ref_device, .ops = &ref_ops,
+};
