@@ -5,7 +5,8 @@
  * What costs is reading A and B, which no two segments share. So shrink walks a few rank rows of A at a time past all
  * rows of the segment, expand a few columns of B past all rows: each is read from memory once per step, and again only
  * from the cache when a segment has many rows. Ranks are not padded. Sums run in one order whatever the tile: shrink
- * over the columns in VL lanes, expand over the rank.
+ * over the columns in VL lanes, expand over the rank. I8's integers become floats as they are read; shrink's sums, which
+ * they all go through, are multiplied with the scales.
  *
  * While a tile's first rows are computed, the numbers of the next tile are asked for, at a segment's end those of the next
  * segment: pieces of a KB or less in many places are what memory is slowest at.
@@ -19,8 +20,9 @@
 
 INLINE vf load(enum kern_dtype dtype, const uint8_t *row, size_t j)
 {
-	return dtype == KERN_F32 ? v_load((const float *)(const void *)row + j)
+	return dtype == KERN_F32   ? v_load((const float *)(const void *)row + j)
 	       : dtype == KERN_F16 ? v_load_f16(row + 2 * j)
+	       : dtype == KERN_I8  ? v_load_i8(row + j)
 				   : v_load_bf16(row + 2 * j);
 }
 
@@ -35,8 +37,27 @@ INLINE vf load_end(enum kern_dtype dtype, const uint8_t *row, uint32_t j, uint32
 
 INLINE size_t number_bytes(enum kern_dtype dtype)
 {
-	return dtype == KERN_F32 ? 4 : 2;
+	return dtype == KERN_F32 ? 4 : dtype == KERN_I8 ? 1 : 2;
 }
+
+/* Vectors of numbers that a cache line holds. */
+INLINE unsigned line_vectors(enum kern_dtype dtype)
+{
+	return (unsigned)(64 / (VL * number_bytes(dtype)));
+}
+
+/* f(..., dtype) with the type as a constant: each has loops of its own. */
+#define BY_DTYPE(f, dtype, ...)                        \
+	do {                                           \
+		if ((dtype) == KERN_F32)               \
+			f(__VA_ARGS__, KERN_F32);      \
+		else if ((dtype) == KERN_F16)          \
+			f(__VA_ARGS__, KERN_F16);      \
+		else if ((dtype) == KERN_I8)           \
+			f(__VA_ARGS__, KERN_I8);       \
+		else                                   \
+			f(__VA_ARGS__, KERN_BF16);     \
+	} while (0)
 
 struct shrink {
 	const uint8_t *a;     /* first rank row of the tile */
@@ -45,6 +66,8 @@ struct shrink {
 	uint32_t in;
 	float *to;            /* scratch number of the first row and rank row */
 	uint32_t to_width;
+	const float *scales;  /* of the adapter, I8 only */
+	uint32_t first;       /* number of the tile's first rank row in it */
 	const uint8_t *ahead; /* rank rows that are next; NULL: they have been asked for */
 	size_t ahead_stride;
 };
@@ -60,7 +83,7 @@ INLINE void shrink_tile(const struct shrink *s, enum kern_dtype dtype, unsigned 
 	for (; k + VL <= s->in; k += VL) {
 		UNROLL for (unsigned r = 0; r < ranks; r++) {
 			a[r] = load(dtype, s->a + r * s->stride, k);
-			if (s->ahead)
+			if (s->ahead && k / VL % line_vectors(dtype) == 0)
 				__builtin_prefetch(s->ahead + r * s->ahead_stride + k * number_bytes(dtype));
 		}
 		UNROLL for (unsigned i = 0; i < rows; i++) {
@@ -80,7 +103,8 @@ INLINE void shrink_tile(const struct shrink *s, enum kern_dtype dtype, unsigned 
 	}
 	UNROLL for (unsigned i = 0; i < rows; i++)
 		UNROLL for (unsigned r = 0; r < ranks; r++)
-			s->to[(size_t)i * s->to_width + r] = v_sum(sum[i][r]);
+			s->to[(size_t)i * s->to_width + r] =
+				dtype == KERN_I8 ? s->scales[s->first + r] * v_sum(sum[i][r]) : v_sum(sum[i][r]);
 }
 
 INLINE void shrink_rows(struct shrink s, uint32_t n_rows, enum kern_dtype dtype, unsigned ranks)
@@ -96,7 +120,7 @@ INLINE void shrink_segment(struct shrink s, uint32_t n_rows, uint32_t n_ranks, e
 	const uint8_t *next_segment = s.ahead;
 	size_t next_stride = s.ahead_stride;
 
-	for (unsigned ranks; n_ranks; n_ranks -= ranks, s.a += ranks * s.stride, s.to += ranks) {
+	for (unsigned ranks; n_ranks; n_ranks -= ranks, s.a += ranks * s.stride, s.to += ranks, s.first += ranks) {
 		ranks = n_ranks >= RANKS ? RANKS : 1;
 		bool last = n_ranks == ranks;
 		s.ahead = last ? next_segment : s.a + ranks * s.stride;
@@ -132,6 +156,8 @@ void X86(lora_shrink)(struct kern_device *device, const void *args, unsigned par
 			.in = a->in,
 			.to = a->scratch + (size_t)segment->scratch_row * a->scratch_width + first,
 			.to_width = a->scratch_width,
+			.scales = lora->scales,
+			.first = first,
 		};
 		s.a = (const uint8_t *)lora->a + first * s.stride;
 		const struct kern_lora *next = lora_of(a->step, i + 1, a->module);
@@ -139,12 +165,7 @@ void X86(lora_shrink)(struct kern_device *device, const void *args, unsigned par
 			s.ahead_stride = kern_lora_stride((enum kern_dtype)next->dtype, a->in);
 			s.ahead = (const uint8_t *)next->a + next->rank * ((part + i + 1) % n_parts) / n_parts * s.ahead_stride;
 		}
-		if (lora->dtype == KERN_F32)
-			shrink_segment(s, segment->n_rows, end - first, KERN_F32);
-		else if (lora->dtype == KERN_F16)
-			shrink_segment(s, segment->n_rows, end - first, KERN_F16);
-		else
-			shrink_segment(s, segment->n_rows, end - first, KERN_BF16);
+		BY_DTYPE(shrink_segment, lora->dtype, s, segment->n_rows, end - first);
 	}
 }
 
@@ -172,7 +193,7 @@ INLINE void expand_tile(const struct expand *e, uint32_t o, enum kern_dtype dtyp
 		UNROLL for (unsigned v = 0; v < vectors; v++)
 			b[v] = load(dtype, e->b + j * e->stride, o + v * VL); /* rows are padded: reads no other */
 		if (e->ahead)
-			UNROLL for (unsigned v = 0; v < vectors; v += 64 / (VL * 2))
+			UNROLL for (unsigned v = 0; v < vectors; v += line_vectors(dtype))
 				__builtin_prefetch(e->ahead + j * e->ahead_stride + v * VL * number_bytes(dtype));
 		UNROLL for (unsigned i = 0; i < rows; i++)
 			UNROLL for (unsigned v = 0; v < vectors; v++)
@@ -242,11 +263,6 @@ void X86(lora_expand)(struct kern_device *device, const void *args, unsigned par
 			e.ahead_stride = kern_lora_stride((enum kern_dtype)next->dtype, a->out);
 			e.ahead = (const uint8_t *)next->b + first * number_bytes((enum kern_dtype)next->dtype);
 		}
-		if (lora->dtype == KERN_F32)
-			expand_segment(e, segment->n_rows, first, end, KERN_F32);
-		else if (lora->dtype == KERN_F16)
-			expand_segment(e, segment->n_rows, first, end, KERN_F16);
-		else
-			expand_segment(e, segment->n_rows, first, end, KERN_BF16);
+		BY_DTYPE(expand_segment, lora->dtype, e, segment->n_rows, first, end);
 	}
 }

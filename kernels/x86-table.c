@@ -30,4 +30,6 @@ static const struct kern_ops ops = {
 	.sample = X86(sample),
 };
 
-const struct kern_backend X86(kern) = { .name = STRING(X86_ISA), .exact_rows = true, .device = &device, .ops = &ops };
+const struct kern_backend X86(kern) = {
+	.name = STRING(X86_ISA), .exact_rows = true, .lora_i8 = true, .device = &device, .ops = &ops,
+};

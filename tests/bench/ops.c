@@ -168,21 +168,21 @@ static void bench_matmul(struct bench *b, const char *name, enum kern_dtype dtyp
 
 /* ---- adapters: n segments of rows each, an adapter of their own ---- */
 
-static void bench_lora(struct bench *b, uint32_t n_segments, uint32_t rows, uint16_t rank)
+static void bench_lora(struct bench *b, enum kern_dtype dtype, uint32_t n_segments, uint32_t rows, uint16_t rank)
 {
 	enum { IN = 576, OUT = 1536 };
-	size_t a_bytes = rank * kern_lora_stride(KERN_BF16, IN), b_bytes = rank * kern_lora_stride(KERN_BF16, OUT);
+	size_t a_bytes = rank * kern_lora_stride(dtype, IN), b_bytes = rank * kern_lora_stride(dtype, OUT);
 	uint32_t rounds = (uint32_t)(ROTATE / (a_bytes + b_bytes) / n_segments);
 	struct kern_lora *lora = calloc((size_t)rounds * n_segments, sizeof *lora);
 	struct kern_segment *segment = calloc((size_t)rounds * n_segments, sizeof *segment);
 	float *x = floats(b, (size_t)n_segments * rows * IN), *y = floats(b, (size_t)n_segments * rows * OUT);
-	float *scratch = floats(b, (size_t)n_segments * rows * rank);
+	float *scratch = floats(b, (size_t)n_segments * rows * rank), *scales = floats(b, rank);
 	double best = 1e9;
 	char what[64];
 
 	for (uint32_t i = 0; lora && segment && i < rounds * n_segments; i++) {
 		uint32_t row = i % n_segments * rows;
-		lora[i] = (struct kern_lora){ allocate(b, a_bytes), allocate(b, b_bytes), 1, rank, KERN_BF16, 0 };
+		lora[i] = (struct kern_lora){ allocate(b, a_bytes), allocate(b, b_bytes), 1, rank, (uint8_t)dtype, 0, scales };
 		memset((void *)(uintptr_t)lora[i].a, 0, a_bytes);
 		memset((void *)(uintptr_t)lora[i].b, 0, b_bytes);
 		segment[i] = (struct kern_segment){ row, rows, &lora[i], 1, row };
@@ -198,7 +198,7 @@ static void bench_lora(struct bench *b, uint32_t n_segments, uint32_t rows, uint
 		t = now() - t;
 		best = t < best ? t : best;
 	}
-	snprintf(what, sizeof what, "lora %u x %u rows, rank %u", n_segments, rows, rank);
+	snprintf(what, sizeof what, "lora %s, %u x %u rows, rank %u", dtype == KERN_I8 ? "int8" : "bf16", n_segments, rows, rank);
 	print(b, what, best, (double)n_segments * (double)(a_bytes + b_bytes),
 	      2.0 * n_segments * rows * rank * (IN + OUT), b->peak.fma);
 	free(lora);
@@ -321,11 +321,12 @@ static void bench_all(struct bench *b)
 			bench_matmul(b, kern_dtype_name(type), type, KERN_PRECISION_INT8, 1536, 576, b->peak.int8);
 	bench_matmul(b, "bf16", KERN_BF16, KERN_PRECISION_BF16, 576, 1536, b->peak.bf16);
 	bench_matmul(b, "f32", KERN_F32, KERN_PRECISION_F32, 576, 1536, b->peak.fma);
-	if (wanted(b, "lora")) {
-		bench_lora(b, 1, 1, 16);
-		bench_lora(b, 16, 1, 16);
-		bench_lora(b, 16, 1, 64);
-		bench_lora(b, 1, 512, 16);
+	for (unsigned i = 0; wanted(b, "lora") && i < 2; i++) {
+		enum kern_dtype dtype = i ? KERN_I8 : KERN_BF16;
+		bench_lora(b, dtype, 1, 1, 16);
+		bench_lora(b, dtype, 16, 1, 16);
+		bench_lora(b, dtype, 16, 1, 64);
+		bench_lora(b, dtype, 1, 512, 16);
 	}
 	for (unsigned i = 0; wanted(b, "attention") && i < 2; i++) {
 		enum kern_dtype dtype = i ? KERN_I8 : KERN_BF16;
