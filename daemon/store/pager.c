@@ -109,15 +109,16 @@ static int job_new(struct job **ret, struct pager *pager, struct pager_load *loa
 
 	if (!job)
 		return error_origin(-ENOMEM);
-	r = store_snapshot_open(pager->store, &load->digest, &job->snapshot);
+	r = store_snapshot_open(pager->store, &load->digest, load->encoding, &job->snapshot);
 	if (r == STORE_E_NOT_FOUND)
-		return diag_set(&load->diag, r, "it is not in the store any more");
+		return diag_set(&load->diag, r, "it is not in the store any more%s",
+				load->encoding == IMAGE_PACKED ? ", or has no packed image there" : "");
 	if (r == STORE_E_CORRUPT)
 		return diag_set(&load->diag, r, "its record or its list of chunks is damaged");
 	if (r)
 		return error_trace(r);
 	job->n_chunks = store_snapshot_chunks(job->snapshot, &job->chunks);
-	if (store_snapshot_record(job->snapshot)->payload_bytes > load->room)
+	if (store_image_bytes(store_snapshot_record(job->snapshot), load->encoding) > load->room)
 		return diag_set(&load->diag, STORE_E_CORRUPT, "its record changed its size");
 	job->load = load;
 	job->missing = calloc(job->n_chunks, sizeof(*job->missing));
@@ -181,8 +182,9 @@ static void next_payload_piece(struct job *job, const struct reader *reader, str
 
 static void job_fail_chunk(struct job *job, uint32_t chunk, int result, const char *what)
 {
-	job->result = diag_set(&job->load->diag, result, "chunk %u of %u at byte %llu of data.mdb: %s", chunk,
-			       job->n_chunks, (unsigned long long)job->chunks[chunk].file_offset, what);
+	job->result = diag_set(&job->load->diag, result, "%s %u of %u at byte %llu of data.mdb: %s",
+			       store_chunk_word(job->load->encoding), chunk, job->n_chunks,
+			       (unsigned long long)job->chunks[chunk].file_offset, what);
 }
 
 static void job_check_chunk(struct job *job, uint32_t chunk)
@@ -216,7 +218,7 @@ static void job_take_header(struct job *job)
 	const struct image_header *header;
 	int r;
 
-	r = store_check_header(record, 0, job->header_page + STORE_PAGE_HEADER,
+	r = store_check_header(record, job->load->encoding, 0, job->header_page + STORE_PAGE_HEADER,
 			       IMAGE_HEADER_BYTES + job->chunks[0].bytes, &header, &job->load->diag);
 	if (r) {
 		job->result = r;
@@ -597,7 +599,7 @@ struct pager *pager_free(struct pager *pager)
 
 /**
  * pager_submit() - queue a load
- * @load:       digest, to, room and done are set; load and target are the pager's until done() was called
+ * @load:       digest, encoding, to, room and done are set; load and target are the pager's until done() was called
  */
 void pager_submit(struct pager *pager, struct pager_load *load)
 {

@@ -13,7 +13,8 @@ struct pager;
 /* One load. Embedded in its owner, who keeps it and the target memory alive until done() was called. */
 struct pager_load {
 	struct store_digest digest;
-	void *to;                 /* 4 KiB aligned, room for payload_bytes rounded up to 4 KiB */
+	enum image_encoding encoding; /* which of its images */
+	void *to;                 /* 4 KiB aligned, room for all of that image's payload */
 	size_t room;
 	/* Called once, on the pager's thread: 0, -errno, or STORE_E_NOT_FOUND / STORE_E_CORRUPT with the reason in diag. */
 	void (*done)(struct pager_load *load, int result);

@@ -64,7 +64,7 @@ static void make_header(struct put *put)
 
 static int write_chunk(struct put *put, struct store_write *write, uint32_t chunk)
 {
-	struct store_chunk_key id = store_chunk_key(&put->record.digest, chunk);
+	struct store_chunk_key id = store_chunk_key(&put->record.digest, IMAGE_SOURCE, chunk);
 	MDB_val key = store_val(&id, sizeof(id)), value = store_val(NULL, IMAGE_HEADER_BYTES + chunk_bytes(put, chunk));
 	struct image_header header = put->header;
 	int rc;

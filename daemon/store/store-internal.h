@@ -13,12 +13,10 @@
 #define STORE_HOLD_BUCKETS 1024u
 #define STORE_PAGE_HEADER 16u    /* LMDB's, in front of every large value */
 
-enum store_encoding { STORE_ENCODING_SOURCE }; /* of a chunk's numbers; packed ones may stand beside it later */
-
-/* The key of a chunk. Big-endian number: a version's chunks are neighbours, in order. */
+/* The key of a chunk. Big-endian number: a version's chunks are neighbours, image by image, in order. */
 struct store_chunk_key {
 	struct store_digest digest;
-	uint8_t encoding;        /* enum store_encoding */
+	uint8_t encoding;        /* enum image_encoding */
 	uint8_t layout;          /* IMAGE_LAYOUT_VERSION */
 	uint8_t chunk[4];
 };
@@ -74,7 +72,26 @@ static inline MDB_val store_val_digest(const struct store_digest *digest)
 	return store_val(digest, sizeof(*digest));
 }
 
-struct store_chunk_key store_chunk_key(const struct store_digest *digest, uint32_t chunk);
+struct store_chunk_key store_chunk_key(const struct store_digest *digest, enum image_encoding encoding, uint32_t chunk);
+
+/* An image of that many bytes: its chunks, and the payload of one of them. All are full but the last. */
+static inline uint32_t store_chunks(uint64_t image_bytes)
+{
+	return (uint32_t)((image_bytes + IMAGE_CHUNK_PAYLOAD - 1) / IMAGE_CHUNK_PAYLOAD);
+}
+
+static inline uint32_t store_chunk_bytes(uint64_t image_bytes, uint32_t chunk)
+{
+	uint64_t left = image_bytes - (uint64_t)chunk * IMAGE_CHUNK_PAYLOAD;
+
+	return left < IMAGE_CHUNK_PAYLOAD ? (uint32_t)left : IMAGE_CHUNK_PAYLOAD;
+}
+
+/* What messages call a chunk: the source's image is what people know of. */
+static inline const char *store_chunk_word(enum image_encoding encoding)
+{
+	return encoding == IMAGE_PACKED ? "packed chunk" : "chunk";
+}
 
 /* A reading transaction: a snapshot. Zeroed, it is none; end it with store_read_end() on every path. */
 struct store_read {
@@ -120,7 +137,7 @@ uint64_t store_file_offset(const struct store *store, const void *value);
 
 /* verify.c */
 int store_open_direct(const struct store *store, bool *ret_direct);
-int store_check_header(const struct store_record *record, uint32_t chunk, const void *value, size_t bytes,
-		       const struct image_header **ret, struct diag *diag);
+int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk, const void *value,
+		       size_t bytes, const struct image_header **ret, struct diag *diag);
 
 #endif

@@ -15,6 +15,11 @@
  * changed, only added and deleted, which is what lets readers use file offsets: LMDB never rewrites a page that a
  * reader's transaction can see.
  *
+ * A version has an image of the source's numbers, bit for bit: exports are made of it. Beside it may stand one of the same
+ * numbers packed as int8, made by the import, for whoever loads. Both have headers and sums of their own; they come, are
+ * verified and go together. The packed one is no part of the identity: a version that is there stays as it is, with or
+ * without it.
+ *
  * What is visible is always whole: the last transaction of an import adds the record and the name together (put.c). A
  * version goes when no name points to it and nobody holds it (sweep.c).
  *
@@ -31,7 +36,10 @@
 
 #include "daemon/store/store-internal.h"
 
-_Static_assert(sizeof(struct store_record) == 104, "records lie on disk as they are");
+#define RECORD_BYTES_BEFORE 104u /* of records from before there were packed images */
+
+_Static_assert(sizeof(struct store_record) == 112, "records lie on disk as they are");
+_Static_assert(offsetof(struct store_record, packed_bytes) == RECORD_BYTES_BEFORE, "older records lack its end only");
 _Static_assert(sizeof(struct store_chunk_key) == 38, "chunk keys lie on disk as they are");
 
 /**
@@ -132,36 +140,42 @@ void store_write_end(struct store_write *write)
 	*write = (struct store_write){};
 }
 
-struct store_chunk_key store_chunk_key(const struct store_digest *digest, uint32_t chunk)
+struct store_chunk_key store_chunk_key(const struct store_digest *digest, enum image_encoding encoding, uint32_t chunk)
 {
 	return (struct store_chunk_key){
 		.digest = *digest,
-		.encoding = STORE_ENCODING_SOURCE,
+		.encoding = (uint8_t)encoding,
 		.layout = IMAGE_LAYOUT_VERSION,
 		.chunk = { (uint8_t)(chunk >> 24), (uint8_t)(chunk >> 16), (uint8_t)(chunk >> 8), (uint8_t)chunk },
 	};
+}
+
+static bool image_bytes_sane(uint64_t bytes)
+{
+	return bytes % IMAGE_PAGE == 0 && bytes <= (uint64_t)IMAGE_CHUNKS_MAX * IMAGE_CHUNK_PAYLOAD;
 }
 
 /* The sizes of an image follow from each other; a record whose do not would send the pager astray. */
 static bool record_sane(const struct store_record *record)
 {
 	return record->version == STORE_FORMAT && record->payload_bytes > 0 &&
-	       record->payload_bytes % IMAGE_PAGE == 0 && record->n_chunks <= IMAGE_CHUNKS_MAX &&
-	       record->n_chunks == (record->payload_bytes + IMAGE_CHUNK_PAYLOAD - 1) / IMAGE_CHUNK_PAYLOAD;
+	       image_bytes_sane(record->payload_bytes) && record->n_chunks == store_chunks(record->payload_bytes) &&
+	       image_bytes_sane(record->packed_bytes);
 }
 
+/* One from before there were packed images is shorter, and says that it has none. */
 int store_get_record(struct store *store, MDB_txn *txn, const struct store_digest *digest, struct store_record *ret)
 {
 	MDB_val key = store_val_digest(digest), value;
-	struct store_record record;
+	struct store_record record = {};
 	int r;
 
 	r = store_result(mdb_get(txn, store->file.records, &key, &value), NULL);
 	if (r)
 		return r;
-	if (value.mv_size != sizeof(record))
+	if (value.mv_size != sizeof(record) && value.mv_size != RECORD_BYTES_BEFORE)
 		return STORE_E_CORRUPT;
-	memcpy(&record, value.mv_data, sizeof(record));
+	memcpy(&record, value.mv_data, value.mv_size);
 	if (!record_sane(&record) || memcmp(&record.digest, digest, sizeof(*digest)) != 0)
 		return STORE_E_CORRUPT;
 	*ret = record;

@@ -31,17 +31,27 @@ struct store_digest {
 	uint8_t bytes[IMAGE_DIGEST_BYTES];
 };
 
-/* What the index knows of one version; the images lie beside it. Fixed size, stored as it is, version first. */
+/*
+ * What the index knows of one version; the images lie beside it. Stored as it is, version first; grown at its end once, see
+ * store_get_record().
+ */
 struct store_record {
 	uint32_t version, kind;
 	struct store_digest digest;
-	uint64_t payload_bytes;
+	uint64_t payload_bytes;      /* of the source's image, and its chunks */
 	uint32_t n_chunks, n_modules, max_rank;
 	uint32_t config_crc;         /* crc32c of config, set by store_put() */
 	struct image_geometry geometry;
 	uint32_t config_bytes;       /* of the source's adapter_config.json, kept verbatim for export */
 	uint64_t imported_at;        /* seconds since 1970 */
+	uint64_t packed_bytes;       /* payload of the packed image beside it; 0: there is none */
 };
+
+/* Payload of one of a version's images; 0: it has none in this encoding. */
+static inline uint64_t store_image_bytes(const struct store_record *record, enum image_encoding encoding)
+{
+	return encoding == IMAGE_PACKED ? record->packed_bytes : record->payload_bytes;
+}
 
 int store_open(struct store **ret, const char *directory, struct diag *diag);
 struct store *store_close(struct store *store);
@@ -77,7 +87,7 @@ struct store_item {
 int store_put_many(struct store *store, struct store_item *items, size_t n);
 int store_remove(struct store *store, const char *name);
 int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
-	       struct store_record *ret_record, struct diag *diag); /* every byte, checked; slow */
+	       struct store_record *ret_record, struct diag *diag); /* every byte of the source's image, checked; slow */
 
 /* How work on many bytes is paced and ended; called on the thread that does it. */
 struct store_watch {
@@ -100,7 +110,7 @@ int store_compact(struct store *store, const struct store_watch *watch, struct s
 int store_hold(struct store *store, const struct store_digest *digest, struct store_record *ret_record);
 void store_release(struct store *store, const struct store_digest *digest);
 
-/* A pinned snapshot with the place of every chunk in data.mdb; hold it until the last read is done. */
+/* A pinned snapshot with the place of every chunk of one image in data.mdb; hold it until the last read is done. */
 struct store_snapshot;
 
 struct store_chunk {
@@ -109,7 +119,8 @@ struct store_chunk {
 	uint32_t bytes;         /* of the payload */
 };
 
-int store_snapshot_open(struct store *store, const struct store_digest *digest, struct store_snapshot **ret);
+int store_snapshot_open(struct store *store, const struct store_digest *digest, enum image_encoding encoding,
+			struct store_snapshot **ret);
 struct store_snapshot *store_snapshot_close(struct store_snapshot *snapshot);
 DEFINE_CLEANUP(struct store_snapshot *, store_snapshot_close)
 const struct store_record *store_snapshot_record(const struct store_snapshot *snapshot);

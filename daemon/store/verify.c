@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Verifying a version: every byte of it, as it lies on the disk
+ * Verifying a version: every byte of its images, as it lies on the disk
  *
  * Reads each chunk with its header past the page cache where that is possible, and checks the header's own sum, that it
  * is the right header (digest, number, sizes as in the record), and the sum of the payload. The config has a sum in the
@@ -48,10 +48,14 @@ static int read_value(int fd, const struct store_chunk *chunk, uint8_t *buffer, 
 	return 0;
 }
 
-/* Is this the header of that chunk of that version? Chunk 0's own copy of the sizes must be the record's. */
-int store_check_header(const struct store_record *record, uint32_t chunk, const void *value, size_t bytes,
-		       const struct image_header **ret, struct diag *diag)
+/*
+ * Is this the header of that chunk of that image? The sizes it has must be the record's. It does not say which encoding it is
+ * of: where both images have one size, only the chunk's key tells them apart.
+ */
+int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk, const void *value,
+		       size_t bytes, const struct image_header **ret, struct diag *diag)
 {
+	const uint64_t image_bytes = store_image_bytes(record, encoding);
 	const struct image_header *header;
 	int r;
 
@@ -61,7 +65,7 @@ int store_check_header(const struct store_record *record, uint32_t chunk, const 
 	if (r)
 		return STORE_E_CORRUPT;
 	if (memcmp(header->digest, &record->digest, sizeof(header->digest)) != 0 || header->chunk != chunk ||
-	    header->n_chunks != record->n_chunks || header->payload_bytes != record->payload_bytes ||
+	    header->n_chunks != store_chunks(image_bytes) || header->payload_bytes != image_bytes ||
 	    header->n_modules != record->n_modules || header->kind != record->kind ||
 	    memcmp(&header->geometry, &record->geometry, sizeof(header->geometry)) != 0)
 		return diag_set(diag, STORE_E_CORRUPT, "its header is another one's");
@@ -72,6 +76,7 @@ int store_check_header(const struct store_record *record, uint32_t chunk, const 
 struct verify {
 	int fd;
 	const struct store_record *record;
+	enum image_encoding encoding;
 	uint8_t *buffer;                 /* a page and a chunk */
 	uint32_t sums[IMAGE_CHUNKS_MAX]; /* of all chunks; from chunk 0 */
 	uint8_t *to;                     /* where payloads are wanted, or NULL */
@@ -87,8 +92,8 @@ static int verify_chunk(struct verify *verify, uint32_t number, const struct sto
 	r = read_value(verify->fd, chunk, verify->buffer, &value, verify->diag);
 	if (r)
 		return r;
-	r = store_check_header(verify->record, number, value, IMAGE_HEADER_BYTES + chunk->bytes, &header,
-			       verify->diag);
+	r = store_check_header(verify->record, verify->encoding, number, value, IMAGE_HEADER_BYTES + chunk->bytes,
+			       &header, verify->diag);
 	if (r)
 		return error_trace(r);
 	if (number == 0)
@@ -111,7 +116,8 @@ static int verify_chunks(struct verify *verify, const struct store_snapshot *sna
 		int r = verify_chunk(verify, i, &chunks[i]);
 
 		if (r > 0)
-			return diag_prefix(verify->diag, r, "chunk %u of %u at byte %llu of data.mdb", i, all,
+			return diag_prefix(verify->diag, r, "%s %u of %u at byte %llu of data.mdb",
+					   store_chunk_word(verify->encoding), i, all,
 					   (unsigned long long)chunks[i].file_offset);
 		if (r)
 			return error_trace(r);
@@ -119,10 +125,10 @@ static int verify_chunks(struct verify *verify, const struct store_snapshot *sna
 	return 0;
 }
 
-static int open_snapshot(struct store *store, const struct store_digest *digest, struct store_snapshot **ret,
-			 struct diag *diag)
+static int open_snapshot(struct store *store, const struct store_digest *digest, enum image_encoding encoding,
+			 struct store_snapshot **ret, struct diag *diag)
 {
-	int r = store_snapshot_open(store, digest, ret);
+	int r = store_snapshot_open(store, digest, encoding, ret);
 
 	if (r == STORE_E_CORRUPT)
 		return diag_set(diag, r, "its record or its list of chunks is damaged");
@@ -142,7 +148,7 @@ static void verify_deinit(struct verify *verify)
 }
 
 /**
- * store_read() - all of a version's payload, every sum checked
+ * store_read() - all of the payload of a version's source image, every sum checked
  * @ret_payload: record.payload_bytes, malloc'd
  * @ret_record: or NULL
  * @diag:       names the chunk and its place in the file
@@ -158,7 +164,7 @@ int store_read(struct store *store, const struct store_digest *digest, uint8_t *
 	bool direct;
 	int r;
 
-	r = open_snapshot(store, digest, &snapshot, diag);
+	r = open_snapshot(store, digest, IMAGE_SOURCE, &snapshot, diag);
 	if (!r)
 		r = make_buffer(&verify);
 	if (r)
@@ -186,7 +192,7 @@ static int verify_one(struct store *store, struct verify *verify, const struct s
 	bool direct;
 	int r;
 
-	r = open_snapshot(store, digest, &snapshot, verify->diag);
+	r = open_snapshot(store, digest, verify->encoding, &snapshot, verify->diag);
 	if (r)
 		return error_trace(r);
 	close_cleanup(&verify->fd);
@@ -196,28 +202,35 @@ static int verify_one(struct store *store, struct verify *verify, const struct s
 	return error_trace(verify_chunks(verify, snapshot, chunk, 1));
 }
 
-static int verify_payload(struct store *store, struct verify *verify, const struct store_record *record,
-			  const struct store_watch *watch)
+static int verify_image(struct store *store, struct verify *verify, const struct store_record *record,
+			const struct store_watch *watch)
 {
-	uint64_t left = record->payload_bytes;
-	int r;
+	const uint64_t bytes = store_image_bytes(record, verify->encoding);
+	int r = 0;
 
-	r = make_buffer(verify);
-	for (uint32_t i = 0; i < record->n_chunks && !r; ++i) {
-		uint64_t bytes = left < IMAGE_CHUNK_PAYLOAD ? left : IMAGE_CHUNK_PAYLOAD;
-
-		if (watch && !watch->go_on(watch->userdata, bytes))
+	for (uint32_t i = 0; i < store_chunks(bytes) && !r; ++i) {
+		if (watch && !watch->go_on(watch->userdata, store_chunk_bytes(bytes, i)))
 			return STORE_E_CANCELLED;
 		r = verify_one(store, verify, &record->digest, i);
-		left -= bytes;
 	}
 	return error_trace(r);
 }
 
+static int verify_images(struct store *store, struct verify *verify, const struct store_record *record,
+			 const struct store_watch *watch)
+{
+	int r;
+
+	r = make_buffer(verify);
+	for (verify->encoding = IMAGE_SOURCE; verify->encoding < _IMAGE_ENCODING_N && !r; ++verify->encoding)
+		r = verify_image(store, verify, record, watch);
+	return error_trace(r);
+}
+
 /**
- * store_verify() - check every byte of a version, its config too
+ * store_verify() - check every byte of a version: its images, its config too
  * @watch:      is asked before each chunk; may wait, or end it. NULL: at full speed
- * @diag:       names the chunk and its place in the file
+ * @diag:       names the chunk, "packed" if it is one of that image, and its place in the file
  *
  * Return: 0, STORE_E_NOT_FOUND: it is not there, or went meanwhile; STORE_E_CORRUPT, STORE_E_CANCELLED, -errno.
  */
@@ -234,7 +247,7 @@ int store_verify(struct store *store, const struct store_digest *digest, const s
 	if (r == STORE_E_CORRUPT)
 		return diag_set(diag, r, "its record is damaged");
 	if (!r)
-		r = verify_payload(store, &verify, &record, watch);
+		r = verify_images(store, &verify, &record, watch);
 	if (r)
 		return error_trace(r);
 	r = store_config(store, digest, &config, &config_bytes);

@@ -136,7 +136,7 @@ static inline uint64_t test_chunk_offset(struct store *store, uint64_t seed, uin
 	const struct store_chunk *chunks;
 	uint64_t offset;
 
-	ck_assert_int_eq(store_snapshot_open(store, &digest, &snapshot), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &digest, IMAGE_SOURCE, &snapshot), 0);
 	ck_assert_uint_gt(store_snapshot_chunks(snapshot, &chunks), chunk);
 	offset = chunks[chunk].file_offset;
 	store_snapshot_close(snapshot);

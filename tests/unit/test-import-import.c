@@ -200,7 +200,7 @@ START_TEST(exports_of_damage_are_refused)
 	struct test_job tj;
 
 	ck_assert_int_eq(import(&tj, "x", false, a), IMPORT_IMPORTED);
-	ck_assert_int_eq(store_snapshot_open(store, &tj.job.record.digest, &snapshot), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &tj.job.record.digest, IMAGE_SOURCE, &snapshot), 0);
 	store_snapshot_chunks(snapshot, &chunks);
 	test_flip(store, chunks[0].file_offset + 4096);
 	store_snapshot_close(snapshot);

@@ -286,7 +286,7 @@ START_TEST(a_snapshot_pins_what_it_shows)
 	int fd;
 
 	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
-	ck_assert_int_eq(store_snapshot_open(store, &digest, &snapshot), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &digest, IMAGE_SOURCE, &snapshot), 0);
 	ck_assert_int_eq(store_remove(store, "a"), 0);
 	for (uint64_t i = 2; i < 6; ++i)
 		ck_assert_int_eq(test_put(store, "b", i, LARGE, true, NULL), 0);
@@ -693,7 +693,7 @@ START_TEST(compaction_waits_for_snapshots)
 	ck_assert_int_eq(stat(store_data_path(store), &st), 0);
 	inode = st.st_ino;
 	ck_assert(store_may_read(store, true));
-	ck_assert_int_eq(store_snapshot_open(store, &digest, &snapshot), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &digest, IMAGE_SOURCE, &snapshot), 0);
 	ck_assert_int_eq(pthread_create(&thread, NULL, compact_main, NULL), 0);
 	while (store_may_read(store, true))
 		usleep(1000);
