@@ -20,7 +20,8 @@
  * verified and go together. The packed one is no part of the identity: a version that is there stays as it is, with or
  * without it.
  *
- * What is visible is always whole: the last transaction of an import adds the record and the name together (put.c). A
+ * What is visible is always whole: the last transaction of an import adds the record and the name together, when all
+ * chunks of both images are there (put.c). A
  * version goes when no name points to it and nobody holds it (sweep.c).
  *
  * Opening is in open.c, writing in put.c, deletion in sweep.c, compaction in compact.c.

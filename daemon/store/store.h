@@ -67,22 +67,26 @@ int store_config(struct store *store, const struct store_digest *digest, char **
 int store_each(struct store *store,
 	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata);
 
-/* Makes name -> digest and the image appear at once. Blocks for disk writes: call it on a thread that may wait. */
+/*
+ * Makes name -> digest and the source's image appear at once. Blocks for disk writes: call it on a thread that may wait. For a
+ * packed image beside it take store_put_many().
+ */
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag);
 
-/* One of several to be put, as store_put()'s arguments. */
+/* One of several to be put, as store_put()'s arguments, and the packed image. */
 struct store_item {
 	const char *name;
 	bool replace;
 	const struct store_record *record;
 	const char *config;
 	const void *payload;
+	const void *packed;       /* record->packed_bytes, or NULL */
 	struct diag *diag;
 	int result;               /* what store_put() would return */
 };
 
-#define STORE_TOGETHER_BYTES ((uint64_t)16 << 20) /* of payload, at most, that one transaction takes of several images */
+#define STORE_TOGETHER_BYTES ((uint64_t)16 << 20) /* of all payloads, at most, when one transaction takes several versions */
 
 int store_put_many(struct store *store, struct store_item *items, size_t n);
 int store_remove(struct store *store, const char *name);
