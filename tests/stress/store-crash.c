@@ -52,6 +52,17 @@ static uint64_t bytes_of(unsigned seed)
 	return sizes[seed % SIZES];
 }
 
+/* Two versions of three have a packed image beside the source's, about half as large. */
+static uint64_t packed_bytes_of(unsigned seed)
+{
+	return seed % 3 ? (bytes_of(seed) / 2 + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE : 0;
+}
+
+static unsigned packed_seed(unsigned seed)
+{
+	return seed + 500009;
+}
+
 static void fill(uint8_t *to, uint64_t bytes, unsigned seed)
 {
 	uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
@@ -77,7 +88,7 @@ static void name_of(unsigned name, char text[8])
 
 /* ---- the child ---- */
 
-static int put(struct store *store, unsigned name, unsigned seed, uint8_t *payload)
+static int put(struct store *store, unsigned name, unsigned seed, uint8_t *payload, uint8_t *packed)
 {
 	struct store_record record = {
 		.kind = IMAGE_KIND_LORA,
@@ -88,21 +99,27 @@ static int put(struct store *store, unsigned name, unsigned seed, uint8_t *paylo
 		.max_rank = 1,
 		.geometry = { .n_layers = 1, .hidden = 64 },
 		.config_bytes = 2,
+		.packed_bytes = packed_bytes_of(seed),
 	};
 	char text[8];
+	struct store_item item = { .name = text, .replace = true, .record = &record, .config = "{}", .payload = payload,
+				   .packed = record.packed_bytes ? packed : NULL };
+	int r;
 
 	fill(payload, bytes_of(seed), seed);
+	fill(packed, packed_bytes_of(seed), packed_seed(seed));
 	name_of(name, text);
-	return store_put(store, text, /* replace= */ true, &record, "{}", payload, NULL);
+	r = store_put_many(store, &item, 1);
+	return r ? r : item.result;
 }
 
 static void write_until_killed(const char *folder, struct confirmed *confirmed, uint64_t x)
 {
-	uint8_t *payload = malloc(bytes_of(5));
+	uint8_t *payload = malloc(bytes_of(5)), *packed = malloc(bytes_of(5));
 	struct store *store = NULL;
 	char text[8];
 
-	if (!payload || store_open(&store, folder, NULL))
+	if (!payload || !packed || store_open(&store, folder, NULL))
 		return;
 	for (;;) {
 		unsigned name = (unsigned)(next_random(&x) % NAMES), seed = (unsigned)(next_random(&x) % VERSIONS);
@@ -111,7 +128,7 @@ static void write_until_killed(const char *folder, struct confirmed *confirmed, 
 
 		confirmed->next[name] = seed;
 		name_of(name, text);
-		r = seed ? put(store, name, seed, payload) : store_remove(store, text);
+		r = seed ? put(store, name, seed, payload, packed) : store_remove(store, text);
 		if (r && r != STORE_E_SAME && r != STORE_E_NOT_FOUND)
 			return;
 		confirmed->seed[name] = seed;
@@ -125,6 +142,29 @@ static void write_until_killed(const char *folder, struct confirmed *confirmed, 
 }
 
 /* ---- the parent ---- */
+
+/* The packed image's, as the map shows them; verified before. */
+static bool same_packed(struct store *store, unsigned seed)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	const struct store_digest digest = digest_of(seed);
+	_cleanup_free_ uint8_t *expected = malloc(bytes_of(seed));
+	const struct store_chunk *chunks;
+	uint64_t at = 0;
+	uint32_t n;
+	int r;
+
+	r = store_snapshot_open(store, &digest, IMAGE_PACKED, &snapshot);
+	if (r || !expected)
+		return r == STORE_E_NOT_FOUND && !packed_bytes_of(seed);
+	fill(expected, packed_bytes_of(seed), packed_seed(seed));
+	n = store_snapshot_chunks(snapshot, &chunks);
+	for (uint32_t i = 0; i < n; at += chunks[i++].bytes)
+		if (at + chunks[i].bytes > packed_bytes_of(seed) ||
+		    memcmp(chunks[i].value + IMAGE_HEADER_BYTES, expected + at, chunks[i].bytes) != 0)
+			return false;
+	return at == packed_bytes_of(seed);
+}
 
 static bool same_bytes(struct store *store, unsigned seed)
 {
@@ -141,7 +181,7 @@ static bool same_bytes(struct store *store, unsigned seed)
 		printf("version %u: %d %s\n", seed, r, diag.text);
 	} else if (expected) {
 		fill(expected, bytes_of(seed), seed);
-		same = memcmp(expected, payload, bytes_of(seed)) == 0;
+		same = memcmp(expected, payload, bytes_of(seed)) == 0 && same_packed(store, seed);
 		if (!same)
 			printf("version %u: other bytes than were put\n", seed);
 	}
@@ -212,7 +252,7 @@ static bool check_leftovers(struct store *store, const struct confirmed *confirm
 		for (unsigned other = 0; other < name; ++other)
 			counted |= confirmed->seed[other] == seed;
 		versions += !counted;
-		chunks += counted ? 0 : (bytes_of(seed) + IMAGE_CHUNK_PAYLOAD - 1) / IMAGE_CHUNK_PAYLOAD;
+		chunks += counted ? 0 : store_chunks(bytes_of(seed)) + store_chunks(packed_bytes_of(seed));
 	}
 	if (entries(store, store->file.records) == versions && entries(store, store->file.configs) == versions &&
 	    entries(store, store->file.chunks) == chunks && entries(store, store->file.pending) == 0)

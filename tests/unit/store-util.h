@@ -113,6 +113,28 @@ static inline int test_put(struct store *store, const char *name, uint64_t seed,
 	return r;
 }
 
+/* What the packed image of that version consists of. */
+static inline uint8_t *test_packed(uint64_t seed, uint64_t packed_bytes)
+{
+	return test_payload(seed + 500009, packed_bytes);
+}
+
+/* As test_put(), with a packed image beside it. */
+static inline int test_put_packed(struct store *store, const char *name, uint64_t seed, uint64_t payload_bytes,
+				  uint64_t packed_bytes, struct diag *diag)
+{
+	struct store_record record = test_record(seed, payload_bytes);
+	uint8_t *payload = test_payload(seed, payload_bytes), *packed = test_packed(seed, packed_bytes);
+	struct store_item item = { .name = name, .replace = true, .record = &record, .config = TEST_CONFIG,
+				   .payload = payload, .packed = packed, .diag = diag };
+
+	record.packed_bytes = packed_bytes;
+	ck_assert_int_eq(store_put_many(store, &item, 1), 0);
+	free(payload);
+	free(packed);
+	return item.result;
+}
+
 /* Turns one byte of data.mdb over, past LMDB. */
 static inline void test_flip(const struct store *store, uint64_t offset)
 {
@@ -129,18 +151,23 @@ static inline void test_flip(const struct store *store, uint64_t offset)
 }
 
 /* Where a chunk's payload lies in data.mdb. */
-static inline uint64_t test_chunk_offset(struct store *store, uint64_t seed, uint32_t chunk)
+static inline uint64_t test_image_offset(struct store *store, uint64_t seed, enum image_encoding encoding, uint32_t chunk)
 {
 	const struct store_digest digest = test_digest(seed);
 	struct store_snapshot *snapshot = NULL;
 	const struct store_chunk *chunks;
 	uint64_t offset;
 
-	ck_assert_int_eq(store_snapshot_open(store, &digest, IMAGE_SOURCE, &snapshot), 0);
+	ck_assert_int_eq(store_snapshot_open(store, &digest, encoding, &snapshot), 0);
 	ck_assert_uint_gt(store_snapshot_chunks(snapshot, &chunks), chunk);
 	offset = chunks[chunk].file_offset;
 	store_snapshot_close(snapshot);
 	return offset;
+}
+
+static inline uint64_t test_chunk_offset(struct store *store, uint64_t seed, uint32_t chunk)
+{
+	return test_image_offset(store, seed, IMAGE_SOURCE, chunk);
 }
 
 #endif

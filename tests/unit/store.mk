@@ -10,6 +10,7 @@ store_tests = tests/unit/test-store-store tests/unit/test-store-pager tests/unit
 check_PROGRAMS += $(store_tests)
 TESTS += $(store_tests)
 tests_unit_test_store_store_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
+tests_unit_test_store_store_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=store_write_commit
 tests_unit_test_store_store_LDADD = $(STORE_TEST_LIBS)
 tests_unit_test_store_pager_CFLAGS = $(AM_CFLAGS) $(CHECK_CFLAGS)
 tests_unit_test_store_pager_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=uring_reap,--wrap=pread,--wrap=store_open_direct

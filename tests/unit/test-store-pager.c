@@ -126,14 +126,20 @@ static void note_done(struct pager_load *load, int result)
 	pthread_mutex_unlock(&lock);
 }
 
-static void submit(struct test_load *tl, uint64_t seed, uint64_t bytes, void *to)
+static void submit_image(struct test_load *tl, uint64_t seed, enum image_encoding encoding, uint64_t bytes, void *to)
 {
 	*tl = (struct test_load){ .seed = seed, .bytes = bytes };
 	tl->load.digest = test_digest(seed);
+	tl->load.encoding = encoding;
 	tl->load.to = to;
 	tl->load.room = bytes;
 	tl->load.done = note_done;
 	pager_submit(pager, &tl->load);
+}
+
+static void submit(struct test_load *tl, uint64_t seed, uint64_t bytes, void *to)
+{
+	submit_image(tl, seed, IMAGE_SOURCE, bytes, to);
 }
 
 static int await(struct test_load *tl)
@@ -148,7 +154,7 @@ static int await(struct test_load *tl)
 
 static void assert_loaded(struct test_load *tl)
 {
-	uint8_t *expected = test_payload(tl->seed, tl->bytes);
+	uint8_t *expected = (tl->load.encoding == IMAGE_PACKED ? test_packed : test_payload)(tl->seed, tl->bytes);
 	int r = await(tl);
 
 	ck_assert_msg(r == 0, "load of %lu bytes: %d %s", (unsigned long)tl->bytes, r, tl->load.diag.text);
@@ -210,6 +216,26 @@ START_TEST(every_method_brings_the_same_bytes)
 	submit(&outside, 6, sizes[6], own);
 	assert_loaded(&outside);
 	free(own);
+}
+END_TEST
+
+/* _i: the method. Both images of one version at once, and again; each into no more room than it needs. */
+START_TEST(both_images_are_loaded)
+{
+	const uint64_t sizes[_IMAGE_ENCODING_N] = { 2 * CHUNK + PAGE, CHUNK + 3 * PAGE };
+	struct test_load loads[2 * _IMAGE_ENCODING_N];
+	struct pager_stats stats;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, sizes[IMAGE_SOURCE], sizes[IMAGE_PACKED], NULL), 0);
+	start((enum pager_method)_i);
+	for (size_t i = 0; i < 2 * _IMAGE_ENCODING_N; ++i)
+		submit_image(&loads[i], 1, i % _IMAGE_ENCODING_N, sizes[i % _IMAGE_ENCODING_N], region + i * (16 << 20));
+	for (size_t i = 0; i < 2 * _IMAGE_ENCODING_N; ++i) {
+		assert_loaded(&loads[i]);
+		ck_assert_uint_eq(loads[i].load.header.n_chunks, i % _IMAGE_ENCODING_N == IMAGE_PACKED ? 2 : 3);
+	}
+	pager_read_stats(pager, &stats);
+	ck_assert_uint_eq(stats.bytes, 2 * (sizes[IMAGE_SOURCE] + sizes[IMAGE_PACKED]));
 }
 END_TEST
 
@@ -321,6 +347,12 @@ START_TEST(what_is_not_there)
 	ck_assert_int_eq(test_put(store, "a", 1, 4 * PAGE, false, NULL), 0);
 	submit(&tl, 1, PAGE, region); /* less room than it needs */
 	ck_assert_int_eq(await(&tl), STORE_E_CORRUPT);
+	submit_image(&tl, 1, IMAGE_PACKED, 4 * PAGE, region);
+	ck_assert_int_eq(await(&tl), STORE_E_NOT_FOUND);
+	ck_assert_msg(strstr(tl.load.diag.text, "no packed image") != NULL, "%s", tl.load.diag.text);
+	ck_assert_int_eq(test_put_packed(store, "b", 2, 2 * PAGE, 4 * PAGE, NULL), 0);
+	submit_image(&tl, 2, IMAGE_PACKED, 3 * PAGE, region);
+	ck_assert_int_eq(await(&tl), STORE_E_CORRUPT);
 }
 END_TEST
 
@@ -344,7 +376,22 @@ START_TEST(damage_fails_its_load_only)
 }
 END_TEST
 
-/* _i: method * 4 + fault. The read in the middle fails, the load beside it does not. */
+START_TEST(damage_of_one_image_fails_its_loads_only)
+{
+	struct test_load bad, good;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, 2 * CHUNK + PAGE, CHUNK + PAGE, NULL), 0);
+	test_flip(store, test_image_offset(store, 1, IMAGE_PACKED, 1) + 17);
+	start((enum pager_method)_i);
+	submit_image(&bad, 1, IMAGE_PACKED, CHUNK + PAGE, region);
+	submit(&good, 1, 2 * CHUNK + PAGE, region + (32 << 20));
+	ck_assert_int_eq(await(&bad), STORE_E_CORRUPT);
+	ck_assert_msg(strstr(bad.load.diag.text, "packed chunk 1 of 2") != NULL, "%s", bad.load.diag.text);
+	assert_loaded(&good);
+}
+END_TEST
+
+/* _i: method * 4 + fault. The read in the middle fails, the load beside it, of a packed image, does not; or the other way. */
 START_TEST(a_fault_fails_one_load)
 {
 	enum fault kind = (enum fault)(_i % 4);
@@ -354,12 +401,12 @@ START_TEST(a_fault_fails_one_load)
 	if (kind == FAULT_NONE)
 		return;
 	ck_assert_int_eq(test_put(store, "a", 1, 2 * CHUNK, false, NULL), 0);
-	ck_assert_int_eq(test_put(store, "b", 2, 2 * CHUNK, false, NULL), 0);
+	ck_assert_int_eq(test_put_packed(store, "b", 2, PAGE, 2 * CHUNK, NULL), 0);
 	start((enum pager_method)(_i / 4));
 	fault.kind = kind;
 	fault.after = 5;
 	submit(&loads[0], 1, 2 * CHUNK, region);
-	submit(&loads[1], 2, 2 * CHUNK, region + (32 << 20));
+	submit_image(&loads[1], 2, IMAGE_PACKED, 2 * CHUNK, region + (32 << 20));
 	for (size_t i = 0; i < 2; ++i) {
 		int r = await(&loads[i]);
 
@@ -495,11 +542,13 @@ static Suite *suite(void)
 	tcase_set_timeout(tc, 120);
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_loop_test(tc, every_method_brings_the_same_bytes, 0, _PAGER_METHOD_N);
+	tcase_add_loop_test(tc, both_images_are_loaded, 0, _PAGER_METHOD_N);
 	tcase_add_test(tc, random_sizes_and_methods);
 	tcase_add_loop_test(tc, loads_go_on_during_compaction, 0, _PAGER_METHOD_N);
 	tcase_add_loop_test(tc, many_loads_at_once, 0, _PAGER_METHOD_N);
 	tcase_add_test(tc, what_is_not_there);
 	tcase_add_loop_test(tc, damage_fails_its_load_only, 0, _PAGER_METHOD_N);
+	tcase_add_loop_test(tc, damage_of_one_image_fails_its_loads_only, 0, _PAGER_METHOD_N);
 	tcase_add_loop_test(tc, a_fault_fails_one_load, 0, 4 * PAGER_MAP);
 	tcase_add_test(tc, deletion_waits_for_nobody_and_breaks_nobody);
 	tcase_add_loop_test(tc, free_gives_every_load_back, 0, _PAGER_METHOD_N);

@@ -9,12 +9,27 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "daemon/store/store-internal.h"
 
 #define SMALL ((uint64_t)3 * IMAGE_PAGE)
 #define LARGE ((uint64_t)5 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* more than one transaction's chunks */
+
+/* The linker sends the store's calls here. This many commits go well, then a writer is killed; -1: it is not. */
+static int die_after = -1;
+
+int __real_store_write_commit(struct store_write *write, struct diag *diag);
+int __wrap_store_write_commit(struct store_write *write, struct diag *diag);
+
+int __wrap_store_write_commit(struct store_write *write, struct diag *diag)
+{
+	if (die_after == 0)
+		(void)raise(SIGKILL);
+	die_after -= die_after > 0;
+	return __real_store_write_commit(write, diag);
+}
 
 static char *folder;
 static struct store *store;
@@ -66,6 +81,64 @@ static void assert_content(uint64_t seed, uint64_t bytes)
 	ck_assert_mem_eq(payload, expected, bytes);
 	free(payload);
 	free(expected);
+}
+
+static int open_packed(uint64_t seed, struct store_snapshot **ret)
+{
+	const struct store_digest digest = test_digest(seed);
+
+	return store_snapshot_open(store, &digest, IMAGE_PACKED, ret);
+}
+
+/* The packed image, as it lies in the file. */
+static void assert_packed(uint64_t seed, uint64_t bytes)
+{
+	uint8_t *expected = test_packed(seed, bytes), *found = malloc(IMAGE_CHUNK_PAYLOAD);
+	struct store_snapshot *snapshot = NULL;
+	const struct store_chunk *chunks;
+	uint64_t at = 0;
+	uint32_t n;
+	int fd;
+
+	ck_assert_int_eq(open_packed(seed, &snapshot), 0);
+	ck_assert_uint_eq(store_snapshot_record(snapshot)->packed_bytes, bytes);
+	n = store_snapshot_chunks(snapshot, &chunks);
+	fd = open(store_data_path(store), O_RDONLY | O_CLOEXEC);
+	for (uint32_t i = 0; i < n; at += chunks[i++].bytes) {
+		ck_assert_uint_le(at + chunks[i].bytes, bytes);
+		ck_assert_int_eq(pread(fd, found, chunks[i].bytes, (off_t)chunks[i].file_offset), chunks[i].bytes);
+		ck_assert_mem_eq(found, expected + at, chunks[i].bytes);
+	}
+	ck_assert_uint_eq(at, bytes);
+	close(fd);
+	store_snapshot_close(snapshot);
+	free(found);
+	free(expected);
+}
+
+static void assert_verified(uint64_t seed)
+{
+	const struct store_digest digest = test_digest(seed);
+	struct diag diag = { "" };
+	int r = store_verify(store, &digest, NULL, &diag);
+
+	ck_assert_msg(r == 0, "store_verify: %d %s", r, diag.text);
+}
+
+static size_t entries(MDB_env *env, MDB_dbi dbi)
+{
+	MDB_stat stat;
+	MDB_txn *txn;
+
+	ck_assert_int_eq(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), 0);
+	ck_assert_int_eq(mdb_stat(txn, dbi, &stat), 0);
+	mdb_txn_abort(txn);
+	return stat.ms_entries;
+}
+
+static size_t chunk_entries(void)
+{
+	return entries(store->file.env, store->file.chunks);
 }
 
 static off_t data_bytes(void)
@@ -710,6 +783,347 @@ START_TEST(compaction_waits_for_snapshots)
 }
 END_TEST
 
+/* ---- packed images ---- */
+
+#define PACKED ((uint64_t)3 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* with LARGE's six chunks: ten, in three transactions */
+
+/* Of all sizes, in one transaction and in several; one transaction has chunks of both images. */
+START_TEST(packed_images_stand_beside)
+{
+	const uint64_t chunk = IMAGE_CHUNK_PAYLOAD, page = IMAGE_PAGE;
+	const struct {
+		uint64_t bytes, packed;
+		size_t chunks, commits;
+	} rows[] = {
+		{ page, page, 2, 1 },           { SMALL, 2 * page, 2, 1 },         { 3 * chunk, chunk, 4, 1 },
+		{ 4 * chunk, page, 5, 2 },      { 4 * chunk, 4 * chunk, 8, 2 },    { LARGE, PACKED, 10, 3 },
+		{ page, 5 * chunk, 6, 2 },      { 2 * chunk - page, chunk + page, 4, 1 },
+	};
+	const size_t n = sizeof(rows) / sizeof(rows[0]);
+
+	for (size_t i = 0; i < n; ++i) {
+		size_t chunks = chunk_entries(), before = commits();
+		char name[8];
+
+		snprintf(name, sizeof(name), "n%zu", i);
+		ck_assert_int_eq(test_put_packed(store, name, i, rows[i].bytes, rows[i].packed, NULL), 0);
+		ck_assert_uint_eq(chunk_entries(), chunks + rows[i].chunks);
+		ck_assert_uint_eq(commits(), before + rows[i].commits);
+	}
+	reopen();
+	for (size_t i = 0; i < n; ++i) {
+		assert_content(i, rows[i].bytes);
+		assert_packed(i, rows[i].packed);
+		assert_verified(i);
+	}
+}
+END_TEST
+
+/* What is there stays as it is: another name does not bring a packed image along. */
+START_TEST(a_version_may_have_no_packed_image)
+{
+	struct store_snapshot *snapshot = NULL;
+
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_NOT_FOUND);
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_NOT_FOUND);
+	ck_assert_int_eq(test_put_packed(store, "b", 1, SMALL, IMAGE_PAGE, NULL), 0);
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_NOT_FOUND);
+	ck_assert_ptr_null(snapshot);
+	ck_assert_uint_eq(chunk_entries(), 1);
+	assert_verified(1);
+}
+END_TEST
+
+/* Two of two images each: what one transaction takes is all of their bytes. _i: they are too many for one. */
+START_TEST(packed_images_count_for_what_fits_together)
+{
+	const uint64_t chunk = IMAGE_CHUNK_PAYLOAD, packed = chunk + (_i ? 3 : 1) * IMAGE_PAGE;
+	static const char *const names[] = { "a", "b" };
+	struct store_record records[2];
+	struct store_item items[2];
+	size_t before = commits();
+
+	for (size_t i = 0; i < 2; ++i) {
+		records[i] = test_record(i, chunk);
+		records[i].packed_bytes = packed;
+		items[i] = (struct store_item){ .name = names[i], .record = &records[i], .config = TEST_CONFIG,
+						.payload = test_payload(i, chunk), .packed = test_packed(i, packed) };
+	}
+	ck_assert_int_eq(2 * (chunk + packed) > STORE_TOGETHER_BYTES, _i);
+	ck_assert_int_eq(store_put_many(store, items, 2), 0);
+	ck_assert_uint_eq(commits(), before + (_i ? 2 : 1));
+	for (size_t i = 0; i < 2; ++i) {
+		ck_assert_int_eq(items[i].result, 0);
+		assert_content(i, chunk);
+		assert_packed(i, packed);
+		free((void *)(uintptr_t)items[i].payload);
+		free((void *)(uintptr_t)items[i].packed);
+	}
+}
+END_TEST
+
+START_TEST(both_images_go_together)
+{
+	const struct store_digest digest = test_digest(1);
+	struct store_snapshot *snapshot = NULL;
+	struct store_record record;
+	off_t before = 0;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_hold(store, &digest, &record), 0);
+	ck_assert_uint_eq(record.packed_bytes, PACKED);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	assert_packed(1, PACKED); /* while it is held */
+	store_release(store, &digest);
+	ck_assert_int_eq(test_put(store, "b", 3, SMALL, true, NULL), 0);
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_NOT_FOUND);
+	ck_assert_uint_eq(chunk_entries(), 1);
+	for (uint64_t i = 0; i < 8; ++i) { /* and their space is used again */
+		ck_assert_int_eq(test_put_packed(store, "a", 10 + i, LARGE, PACKED, NULL), 0);
+		ck_assert_uint_eq(chunk_entries(), 11);
+		before = i == 2 ? data_bytes() : before;
+	}
+	ck_assert_int_le(data_bytes(), before + 2 * (off_t)IMAGE_VALUE_BYTES);
+}
+END_TEST
+
+/* In a process of its own, which does not get to the last of three transactions. */
+static void put_until_killed(void)
+{
+	store = test_open(folder);
+	die_after = 2;
+	(void)test_put_packed(store, "b", 2, LARGE, PACKED, NULL);
+	_exit(1);
+}
+
+/* Looks at what the writer left before the store is opened, which deletes it. Return: chunks of packed images. */
+static size_t packed_left(size_t *ret_pending)
+{
+	MDB_dbi chunks, pending;
+	MDB_cursor *cursor;
+	MDB_val key, value;
+	MDB_env *env;
+	MDB_txn *txn;
+	size_t n = 0;
+
+	ck_assert_int_eq(mdb_env_create(&env), 0);
+	ck_assert_int_eq(mdb_env_set_maxdbs(env, 16), 0);
+	ck_assert_int_eq(mdb_env_open(env, folder, MDB_RDONLY, 0600), 0);
+	ck_assert_int_eq(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), 0);
+	ck_assert_int_eq(mdb_dbi_open(txn, "chunks", 0, &chunks), 0);
+	ck_assert_int_eq(mdb_dbi_open(txn, "pending", 0, &pending), 0);
+	ck_assert_int_eq(mdb_cursor_open(txn, chunks, &cursor), 0);
+	while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0)
+		n += ((const struct store_chunk_key *)key.mv_data)->encoding == IMAGE_PACKED;
+	mdb_cursor_close(cursor);
+	mdb_txn_commit(txn);
+	*ret_pending = entries(env, pending);
+	mdb_env_close(env);
+	return n;
+}
+
+START_TEST(a_killed_import_leaves_no_packed_chunk)
+{
+	size_t pending;
+	int status;
+	pid_t pid;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, SMALL, IMAGE_PAGE, NULL), 0);
+	store = store_close(store);
+	pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0)
+		put_until_killed();
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "status %x", (unsigned)status);
+	ck_assert_uint_eq(packed_left(&pending), 1 + 2); /* in the second transaction */
+	ck_assert_uint_eq(pending, 1);
+	store = test_open(folder);
+	ck_assert_uint_eq(chunk_entries(), 2);
+	ck_assert_uint_eq(entries(store->file.env, store->file.pending), 0);
+	ck_assert(!has_version(2));
+	assert_packed(1, IMAGE_PAGE);
+	ck_assert_int_eq(test_put_packed(store, "b", 2, LARGE, PACKED, NULL), 0);
+	assert_packed(2, PACKED);
+}
+END_TEST
+
+/* As on a full disk, when the source's image and half of the packed one are there already. */
+START_TEST(a_packed_image_that_does_not_fit)
+{
+	struct diag diag = { "" };
+	struct rlimit limit;
+
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = (rlim_t)data_bytes() + 7 * (rlim_t)IMAGE_VALUE_BYTES + IMAGE_VALUE_BYTES / 2; /* two transactions */
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, &diag), STORE_E_FULL);
+	ck_assert_ptr_nonnull(strstr(diag.text, "no space left"));
+	ck_assert(!has_version(1));
+	ck_assert_uint_eq(chunk_entries(), 0);
+	limit.rlim_cur = limit.rlim_max;
+	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, &diag), 0);
+	assert_packed(1, PACKED);
+}
+END_TEST
+
+static bool sum_bytes(void *userdata, uint64_t bytes)
+{
+	*(uint64_t *)userdata += bytes;
+	return true;
+}
+
+START_TEST(verify_reads_the_packed_image_too)
+{
+	const struct store_digest digest = test_digest(1);
+	const uint32_t chunks[] = { 0, 2, 3 };
+	uint64_t sum = 0, left = LARGE + IMAGE_CHUNK_PAYLOAD;
+	const struct store_watch summing = { sum_bytes, &sum }, ending = { count_bytes, &left };
+	struct diag diag = { "" };
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, NULL), 0);
+	ck_assert_int_eq(store_verify(store, &digest, &summing, &diag), 0);
+	ck_assert_uint_eq(sum, LARGE + PACKED);
+	ck_assert_int_eq(store_verify(store, &digest, &ending, &diag), STORE_E_CANCELLED);
+	for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); ++i) {
+		uint64_t payload = test_image_offset(store, 1, IMAGE_PACKED, chunks[i]), header = payload - IMAGE_HEADER_BYTES;
+		char words[32];
+
+		snprintf(words, sizeof(words), "packed chunk %u of 4", chunks[i]);
+		test_flip(store, payload + IMAGE_PAGE - 1);
+		ck_assert_int_eq(store_verify(store, &digest, NULL, &diag), STORE_E_CORRUPT);
+		ck_assert_msg(strstr(diag.text, words) && strstr(diag.text, "checksum"), "%s", diag.text);
+		assert_content(1, LARGE);
+		test_flip(store, payload + IMAGE_PAGE - 1);
+		test_flip(store, header + 20);
+		ck_assert_int_eq(store_verify(store, &digest, NULL, &diag), STORE_E_CORRUPT);
+		ck_assert_msg(strstr(diag.text, words) != NULL, "%s", diag.text);
+		test_flip(store, header + 20);
+	}
+	assert_verified(1);
+	test_flip(store, test_chunk_offset(store, 1, 3));
+	ck_assert_int_eq(store_verify(store, &digest, NULL, &diag), STORE_E_CORRUPT);
+	ck_assert_msg(strncmp(diag.text, "chunk 3 of 6", 12) == 0, "%s", diag.text);
+}
+END_TEST
+
+/* The chunks of the two images are not taken for each other: here the packed one's are those of the source's. */
+START_TEST(another_images_header_is_seen)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	const struct store_digest digest = test_digest(1);
+	struct store_chunk_key from = store_chunk_key(&digest, IMAGE_SOURCE, 0), to = store_chunk_key(&digest, IMAGE_PACKED, 0);
+	MDB_val key = store_val(&from, sizeof(from)), value;
+	uint8_t *copy = malloc(IMAGE_VALUE_BYTES);
+	struct diag diag = { "" };
+
+	/* a full chunk each, of two and of one */
+	ck_assert_int_eq(test_put_packed(store, "a", 1, IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE, IMAGE_CHUNK_PAYLOAD, NULL), 0);
+	ck_assert_int_eq(store_write_begin(&write, store), 0);
+	ck_assert_int_eq(mdb_get(write.txn, store->file.chunks, &key, &value), 0);
+	ck_assert_uint_eq(value.mv_size, IMAGE_VALUE_BYTES);
+	memcpy(copy, value.mv_data, value.mv_size);
+	key = store_val(&to, sizeof(to));
+	value = store_val(copy, IMAGE_VALUE_BYTES);
+	ck_assert_int_eq(mdb_put(write.txn, store->file.chunks, &key, &value, 0), 0);
+	ck_assert_int_eq(store_write_commit(&write, NULL), 0);
+	ck_assert_int_eq(store_verify(store, &digest, NULL, &diag), STORE_E_CORRUPT);
+	ck_assert_msg(strstr(diag.text, "packed chunk 0 of 1") && strstr(diag.text, "another one's"), "%s", diag.text);
+	free(copy);
+}
+END_TEST
+
+/* The record of a version becomes those bytes. */
+static void write_record(uint64_t seed, const void *bytes, size_t n)
+{
+	_cleanup_(store_write_end) struct store_write write = {};
+	const struct store_digest digest = test_digest(seed);
+	MDB_val key = store_val_digest(&digest), value = store_val(bytes, n);
+
+	ck_assert_int_eq(store_write_begin(&write, store), 0);
+	ck_assert_int_eq(mdb_put(write.txn, store->file.records, &key, &value, 0), 0);
+	ck_assert_int_eq(store_write_commit(&write, NULL), 0);
+}
+
+/* Stores from before there were packed images have records of 104 bytes. */
+START_TEST(records_of_older_stores_are_read)
+{
+	const struct store_digest digest = test_digest(1);
+	struct store_snapshot *snapshot = NULL;
+	struct store_record record;
+
+	ck_assert_int_eq(test_put(store, "a", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_find(store, "a", NULL, &record), 0);
+	write_record(1, &record, 104);
+	reopen();
+	memset(&record, 0xff, sizeof(record));
+	ck_assert_int_eq(store_record(store, &digest, &record), 0);
+	ck_assert_uint_eq(record.payload_bytes, LARGE);
+	ck_assert_uint_eq(record.imported_at, 1);
+	ck_assert_uint_eq(record.packed_bytes, 0);
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_NOT_FOUND);
+	assert_content(1, LARGE);
+	assert_verified(1);
+	ck_assert_int_eq(test_put(store, "b", 1, LARGE, false, NULL), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(store_remove(store, "b"), 0);
+	ck_assert_uint_eq(chunk_entries(), 0);
+}
+END_TEST
+
+START_TEST(records_that_cannot_be_are_damaged)
+{
+	const uint64_t most = (uint64_t)IMAGE_CHUNKS_MAX * IMAGE_CHUNK_PAYLOAD;
+	const uint64_t bad[] = { 1, IMAGE_PAGE + 8, most + IMAGE_PAGE, UINT64_MAX - IMAGE_PAGE + 1 };
+	const struct store_digest digest = test_digest(1);
+	struct store_snapshot *snapshot = NULL;
+	struct store_record record, found;
+
+	ck_assert_int_eq(test_put(store, "a", 1, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_find(store, "a", NULL, &record), 0);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); ++i) {
+		record.packed_bytes = bad[i];
+		write_record(1, &record, sizeof(record));
+		ck_assert_int_eq(store_record(store, &digest, &found), STORE_E_CORRUPT);
+	}
+	record.packed_bytes = most; /* it can be, but its chunks are not there */
+	write_record(1, &record, sizeof(record));
+	ck_assert_int_eq(store_record(store, &digest, &found), 0);
+	ck_assert_int_eq(open_packed(1, &snapshot), STORE_E_CORRUPT);
+	record.packed_bytes = 0;
+	write_record(1, &record, sizeof(record) - 4);
+	ck_assert_int_eq(store_record(store, &digest, &found), STORE_E_CORRUPT);
+	record.payload_bytes = UINT64_MAX - IMAGE_PAGE + 1; /* whose chunks, rounded up, overflow to none */
+	record.n_chunks = 0;
+	write_record(1, &record, sizeof(record));
+	ck_assert_int_eq(store_record(store, &digest, &found), STORE_E_CORRUPT);
+}
+END_TEST
+
+START_TEST(compaction_takes_packed_images_along)
+{
+	struct store_space before, after;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, NULL), 0);
+	ck_assert_int_eq(test_put_packed(store, "b", 2, LARGE, PACKED, NULL), 0);
+	ck_assert_int_eq(store_space(store, &before), 0);
+	ck_assert_int_eq(store_remove(store, "a"), 0);
+	ck_assert_int_eq(store_space(store, &after), 0);
+	ck_assert_uint_ge(after.free_bytes, before.free_bytes + LARGE + PACKED);
+	(void)assert_compacts();
+	ck_assert_int_lt(data_bytes(), (off_t)(LARGE + PACKED + 2 * IMAGE_VALUE_BYTES));
+	assert_content(2, LARGE);
+	assert_packed(2, PACKED);
+	reopen();
+	assert_packed(2, PACKED);
+	assert_verified(2);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("store");
@@ -740,6 +1154,17 @@ static Suite *suite(void)
 	tcase_add_test(tc, compaction_can_be_ended);
 	tcase_add_test(tc, compaction_without_room_changes_nothing);
 	tcase_add_test(tc, compaction_waits_for_snapshots);
+	tcase_add_test(tc, packed_images_stand_beside);
+	tcase_add_test(tc, a_version_may_have_no_packed_image);
+	tcase_add_loop_test(tc, packed_images_count_for_what_fits_together, 0, 2);
+	tcase_add_test(tc, both_images_go_together);
+	tcase_add_test(tc, a_killed_import_leaves_no_packed_chunk);
+	tcase_add_test(tc, a_packed_image_that_does_not_fit);
+	tcase_add_test(tc, verify_reads_the_packed_image_too);
+	tcase_add_test(tc, another_images_header_is_seen);
+	tcase_add_test(tc, records_of_older_stores_are_read);
+	tcase_add_test(tc, records_that_cannot_be_are_damaged);
+	tcase_add_test(tc, compaction_takes_packed_images_along);
 	suite_add_tcase(s, tc);
 	return s;
 }
