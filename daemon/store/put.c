@@ -3,14 +3,15 @@
  * Writing a version
  *
  * A large version is written in several short transactions, a few chunks each, so that nobody waits long for the one
- * writer's lock. Its chunks are those of the source's image, then those of the packed one if there is one; a transaction may
- * take the last of the one and the first of the other. Until the last transaction they have no record: nothing leads to
- * them. The first also notes the digest in the database `pending`; the last removes that note and adds record, config and name,
- * all at once. An import that dies in between leaves a note, and whoever writes or opens the store next deletes the chunks,
- * whichever image they are of, and reuses their pages. A version of a few chunks needs one transaction, and no note.
+ * writer's lock. Its chunks are those of the source's image, then those of the packed one if there is one; a
+ * transaction may take the last of the one and the first of the other. Until the last transaction they have no record:
+ * nothing leads to them. The first also notes the digest in the database `pending`; the last removes that note and adds
+ * record, config and name, all at once. An import that dies in between leaves a note, and whoever writes or opens the
+ * store next deletes the chunks, whichever image they are of, and reuses their pages. A version of a few chunks needs
+ * one transaction, and no note.
  *
- * Small versions share a transaction (store_put_many()): a commit waits for the disk twice, however little it writes. If
- * one of them cannot be written each is put by itself, so that its own reason is its own.
+ * Small versions share a transaction (store_put_many()): a commit waits for the disk twice, however little it writes.
+ * If one of them cannot be written each is put by itself, so that its own reason is its own.
  *
  * Chunks are reserved in LMDB's own pages and filled there: no second copy of the payload is made. All values but an
  * image's last have one size, 1,024 pages with LMDB's header, so that the space of a deleted one fits the next.
@@ -341,7 +342,7 @@ static bool fit_together(const struct store_item *items, size_t n)
 
 /**
  * store_put_many() - add versions and their names
- * @items:      as store_put()'s arguments, each with or without a packed image; result of each is set as it would return
+ * @items:      with or without a packed image; result of each is set: see store_put()
  * @n:          at least 1; those that fit in STORE_TOGETHER_BYTES are committed at once, all others one by one
  *
  * Return: 0, -errno: the store cannot go on, and some results may not be set.
@@ -376,7 +377,8 @@ int store_put_many(struct store *store, struct store_item *items, size_t n)
  * @payload:    record->payload_bytes
  * @diag:       says why not
  *
- * Content that is there already gets the name only, its images stay as they are. Nothing is visible before all of it is on the disk.
+ * Content that is there already gets the name only, its images stay as they are. Nothing is visible before all of it is
+ * on the disk.
  *
  * Return: 0; STORE_E_SAME: nothing to do; STORE_E_EXISTS; STORE_E_FULL: the store is as it was; STORE_E_CORRUPT; -errno.
  */

@@ -137,7 +137,7 @@ uint64_t store_file_offset(const struct store *store, const void *value);
 
 /* verify.c */
 int store_open_direct(const struct store *store, bool *ret_direct);
-int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk, const void *value,
-		       size_t bytes, const struct image_header **ret, struct diag *diag);
+int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk,
+		       const void *value, size_t bytes, const struct image_header **ret, struct diag *diag);
 
 #endif

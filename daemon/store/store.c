@@ -15,10 +15,10 @@
  * changed, only added and deleted, which is what lets readers use file offsets: LMDB never rewrites a page that a
  * reader's transaction can see.
  *
- * A version has an image of the source's numbers, bit for bit: exports are made of it. Beside it may stand one of the same
- * numbers packed as int8, made by the import, for whoever loads. Both have headers and sums of their own; they come, are
- * verified and go together. The packed one is no part of the identity: a version that is there stays as it is, with or
- * without it.
+ * A version has an image of the source's numbers, bit for bit: exports are made of it. Beside it may stand one of the
+ * same numbers packed as int8, made by the import, for whoever loads. Both have headers and sums of their own; they
+ * come, are verified and go together. The packed one is no part of the identity: a version that is there stays as it
+ * is, with or without it.
  *
  * What is visible is always whole: the last transaction of an import adds the record and the name together, when all
  * chunks of both images are there (put.c). A

@@ -32,8 +32,8 @@ struct store_digest {
 };
 
 /*
- * What the index knows of one version; the images lie beside it. Stored as it is, version first; grown at its end once, see
- * store_get_record().
+ * What the index knows of one version; the images lie beside it. Stored as it is, version first; grown at its end once,
+ * see store_get_record().
  */
 struct store_record {
 	uint32_t version, kind;
@@ -68,8 +68,8 @@ int store_each(struct store *store,
 	       int (*fn)(void *userdata, const char *name, const struct store_record *record), void *userdata);
 
 /*
- * Makes name -> digest and the source's image appear at once. Blocks for disk writes: call it on a thread that may wait. For a
- * packed image beside it take store_put_many().
+ * Makes name -> digest and the source's image appear at once; with a packed image beside it: store_put_many(). Blocks
+ * for disk writes: call it on a thread that may wait.
  */
 int store_put(struct store *store, const char *name, bool replace, const struct store_record *record, const char *config,
 	      const void *payload, struct diag *diag);
@@ -86,12 +86,12 @@ struct store_item {
 	int result;               /* what store_put() would return */
 };
 
-#define STORE_TOGETHER_BYTES ((uint64_t)16 << 20) /* of all payloads, at most, when one transaction takes several versions */
+#define STORE_TOGETHER_BYTES ((uint64_t)16 << 20) /* of payload, at most, one transaction takes of several versions */
 
 int store_put_many(struct store *store, struct store_item *items, size_t n);
 int store_remove(struct store *store, const char *name);
 int store_read(struct store *store, const struct store_digest *digest, uint8_t **ret_payload,
-	       struct store_record *ret_record, struct diag *diag); /* every byte of the source's image, checked; slow */
+	       struct store_record *ret_record, struct diag *diag); /* the source's image, every byte checked; slow */
 
 /* How work on many bytes is paced and ended; called on the thread that does it. */
 struct store_watch {

@@ -49,11 +49,11 @@ static int read_value(int fd, const struct store_chunk *chunk, uint8_t *buffer, 
 }
 
 /*
- * Is this the header of that chunk of that image? The sizes it has must be the record's. It does not say which encoding it is
- * of: where both images have one size, only the chunk's key tells them apart.
+ * Is this the header of that chunk of that image? The sizes it has must be the record's. It does not say which encoding
+ * it is of: where both images have one size, only the chunk's key tells them apart.
  */
-int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk, const void *value,
-		       size_t bytes, const struct image_header **ret, struct diag *diag)
+int store_check_header(const struct store_record *record, enum image_encoding encoding, uint32_t chunk,
+		       const void *value, size_t bytes, const struct image_header **ret, struct diag *diag)
 {
 	const uint64_t image_bytes = store_image_bytes(record, encoding);
 	const struct image_header *header;

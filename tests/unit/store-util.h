@@ -151,7 +151,8 @@ static inline void test_flip(const struct store *store, uint64_t offset)
 }
 
 /* Where a chunk's payload lies in data.mdb. */
-static inline uint64_t test_image_offset(struct store *store, uint64_t seed, enum image_encoding encoding, uint32_t chunk)
+static inline uint64_t test_image_offset(struct store *store, uint64_t seed, enum image_encoding encoding,
+					 uint32_t chunk)
 {
 	const struct store_digest digest = test_digest(seed);
 	struct store_snapshot *snapshot = NULL;

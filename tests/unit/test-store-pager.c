@@ -228,11 +228,14 @@ START_TEST(both_images_are_loaded)
 
 	ck_assert_int_eq(test_put_packed(store, "a", 1, sizes[IMAGE_SOURCE], sizes[IMAGE_PACKED], NULL), 0);
 	start((enum pager_method)_i);
-	for (size_t i = 0; i < 2 * _IMAGE_ENCODING_N; ++i)
-		submit_image(&loads[i], 1, i % _IMAGE_ENCODING_N, sizes[i % _IMAGE_ENCODING_N], region + i * (16 << 20));
+	for (size_t i = 0; i < 2 * _IMAGE_ENCODING_N; ++i) {
+		enum image_encoding encoding = i % _IMAGE_ENCODING_N;
+
+		submit_image(&loads[i], 1, encoding, sizes[encoding], region + i * (16 << 20));
+	}
 	for (size_t i = 0; i < 2 * _IMAGE_ENCODING_N; ++i) {
 		assert_loaded(&loads[i]);
-		ck_assert_uint_eq(loads[i].load.header.n_chunks, i % _IMAGE_ENCODING_N == IMAGE_PACKED ? 2 : 3);
+		ck_assert_uint_eq(loads[i].load.header.n_chunks, loads[i].load.encoding == IMAGE_PACKED ? 2 : 3);
 	}
 	pager_read_stats(pager, &stats);
 	ck_assert_uint_eq(stats.bytes, 2 * (sizes[IMAGE_SOURCE] + sizes[IMAGE_PACKED]));
@@ -391,7 +394,7 @@ START_TEST(damage_of_one_image_fails_its_loads_only)
 }
 END_TEST
 
-/* _i: method * 4 + fault. The read in the middle fails, the load beside it, of a packed image, does not; or the other way. */
+/* _i: method * 4 + fault. The read in the middle fails, the load beside it does not; one is of a packed image. */
 START_TEST(a_fault_fails_one_load)
 {
 	enum fault kind = (enum fault)(_i % 4);

@@ -785,7 +785,7 @@ END_TEST
 
 /* ---- packed images ---- */
 
-#define PACKED ((uint64_t)3 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* with LARGE's six chunks: ten, in three transactions */
+#define PACKED ((uint64_t)3 * IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE) /* with LARGE: ten chunks, three transactions */
 
 /* Of all sizes, in one transaction and in several; one transaction has chunks of both images. */
 START_TEST(packed_images_stand_beside)
@@ -958,7 +958,7 @@ START_TEST(a_packed_image_that_does_not_fit)
 
 	signal(SIGXFSZ, SIG_IGN);
 	ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
-	limit.rlim_cur = (rlim_t)data_bytes() + 7 * (rlim_t)IMAGE_VALUE_BYTES + IMAGE_VALUE_BYTES / 2; /* two transactions */
+	limit.rlim_cur = (rlim_t)data_bytes() + 15 * (rlim_t)IMAGE_VALUE_BYTES / 2; /* two transactions of the three */
 	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 	ck_assert_int_eq(test_put_packed(store, "a", 1, LARGE, PACKED, &diag), STORE_E_FULL);
 	ck_assert_ptr_nonnull(strstr(diag.text, "no space left"));
@@ -990,7 +990,8 @@ START_TEST(verify_reads_the_packed_image_too)
 	ck_assert_uint_eq(sum, LARGE + PACKED);
 	ck_assert_int_eq(store_verify(store, &digest, &ending, &diag), STORE_E_CANCELLED);
 	for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); ++i) {
-		uint64_t payload = test_image_offset(store, 1, IMAGE_PACKED, chunks[i]), header = payload - IMAGE_HEADER_BYTES;
+		uint64_t payload = test_image_offset(store, 1, IMAGE_PACKED, chunks[i]);
+		uint64_t header = payload - IMAGE_HEADER_BYTES;
 		char words[32];
 
 		snprintf(words, sizeof(words), "packed chunk %u of 4", chunks[i]);
@@ -1016,13 +1017,15 @@ START_TEST(another_images_header_is_seen)
 {
 	_cleanup_(store_write_end) struct store_write write = {};
 	const struct store_digest digest = test_digest(1);
-	struct store_chunk_key from = store_chunk_key(&digest, IMAGE_SOURCE, 0), to = store_chunk_key(&digest, IMAGE_PACKED, 0);
+	struct store_chunk_key from = store_chunk_key(&digest, IMAGE_SOURCE, 0);
+	struct store_chunk_key to = store_chunk_key(&digest, IMAGE_PACKED, 0);
 	MDB_val key = store_val(&from, sizeof(from)), value;
 	uint8_t *copy = malloc(IMAGE_VALUE_BYTES);
+	const uint64_t chunk = IMAGE_CHUNK_PAYLOAD;
 	struct diag diag = { "" };
 
 	/* a full chunk each, of two and of one */
-	ck_assert_int_eq(test_put_packed(store, "a", 1, IMAGE_CHUNK_PAYLOAD + IMAGE_PAGE, IMAGE_CHUNK_PAYLOAD, NULL), 0);
+	ck_assert_int_eq(test_put_packed(store, "a", 1, chunk + IMAGE_PAGE, chunk, NULL), 0);
 	ck_assert_int_eq(store_write_begin(&write, store), 0);
 	ck_assert_int_eq(mdb_get(write.txn, store->file.chunks, &key, &value), 0);
 	ck_assert_uint_eq(value.mv_size, IMAGE_VALUE_BYTES);
