@@ -277,6 +277,9 @@ static int init_on(struct compute *c, bool cuda, const struct order *order, stru
 	if (!r)
 		r = load_model(c, order, diag);
 	if (!r)
+		c->packed_adapters = c->backend->lora_i8 && !options->source_adapters &&
+				     model_precision(c->model) != KERN_PRECISION_F32;
+	if (!r)
 		r = cuda ? make_device_pool(c, options, diag) : make_cpu_pool(c, options, diag);
 	if (!r)
 		r = make_kv(c, options, diag);

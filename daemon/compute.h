@@ -32,6 +32,7 @@ struct compute {
 	struct pool *pool;        /* KV blocks and adapters, on the device */
 	struct pool *host_pool;   /* adapters in the region; NULL on the CPU, where they are in the pool at once */
 	size_t adapter_bytes;     /* most of the pool that adapters may take */
+	bool packed_adapters;     /* their packed images are used, and made at import */
 	struct kv *kv;
 	struct step *step;
 	struct step_limits limits;

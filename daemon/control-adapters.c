@@ -29,9 +29,10 @@ void control_list(struct control_call *call)
 	for (size_t i = 0; i < listing->n; ++i) {
 		const struct listing_entry *entry = &listing->entry[i];
 
-		json_array_append_new(adapters, json_pack("{s:s, s:o, s:s, s:I, s:s}", "name", entry->name, "digest",
+		json_array_append_new(adapters, json_pack("{s:s, s:o, s:s, s:I, s:I, s:s}", "name", entry->name, "digest",
 							  hex_of(&entry->digest), "kind", entry->kind, "bytes",
-							  (json_int_t)entry->bytes, "state", entry->state));
+							  (json_int_t)entry->bytes, "packed_bytes", (json_int_t)entry->packed_bytes,
+							  "state", entry->state));
 	}
 	control_reply(call, json_pack("{s:o}", "adapters", adapters));
 }
@@ -94,10 +95,10 @@ void control_show(struct control_call *call)
 		return;
 	(void)cache_read_info(parts->cache, &digest, &info);
 	control_reply(call,
-		      json_pack("{s:s, s:o, s:s, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:I}",
+		      json_pack("{s:s, s:o, s:s, s:I, s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:I}",
 				"name", name, "digest",
 				hex_of(&digest), "kind", image_kind_name(record.kind), "bytes",
-				(json_int_t)record.payload_bytes, "state",
+				(json_int_t)record.payload_bytes, "packed_bytes", (json_int_t)record.packed_bytes, "state",
 				cache_state_names[cache_state(parts->cache, &record)], "rank",
 				(json_int_t)record.max_rank, "modules", (json_int_t)record.n_modules, "geometry",
 				geometry_json(&record.geometry), "config", config_json(parts->store, &digest),

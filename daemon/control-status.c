@@ -39,9 +39,10 @@ static json_t *model_json(const struct parts *parts, const struct metrics *metri
 	const struct model_config *config = model_config(parts->model);
 	const struct image_geometry *geometry = &config->geometry;
 
-	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", config->name, "path",
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "name", config->name, "path",
 			 parts->options->model, "precision", precision_name(model_precision(parts->model)), "kv_type",
-			 kv_type_name(kv_layout(parts->compute->kv)->dtype), "layers",
+			 kv_type_name(kv_layout(parts->compute->kv)->dtype), "adapter_type",
+			 parts->compute->packed_adapters ? "int8" : "source", "layers",
 			 (json_int_t)geometry->n_layers, "hidden", (json_int_t)geometry->hidden, "vocab",
 			 (json_int_t)geometry->vocab, "context", (json_int_t)config->context, "weight_bytes",
 			 (json_int_t)metrics->weight_bytes);

@@ -109,6 +109,16 @@ static int judge_precision(const char *what, const char *value, void *to, struct
 	return judge_word(what, value, words, to, diag);
 }
 
+static int judge_adapter_type(const char *what, const char *value, void *to, struct diag *diag)
+{
+	static const char *const words[] = { "auto", "source", NULL };
+	unsigned word = 0;
+	int r = judge_word(what, value, words, &word, diag);
+
+	*(bool *)to = word == 1;
+	return r;
+}
+
 static int judge_prefix(const char *what, const char *value, void *to, struct diag *diag)
 {
 	static const char *const words[] = {
@@ -252,6 +262,9 @@ static const struct option table[] = {
 	  offsetof(struct options, precision) },
 	{ "kv-type", "auto|f32|bf16|int8", "what keys and values are kept in; int8 on the CPU only", judge_precision,
 	  offsetof(struct options, kv_type) },
+	{ "adapter-type", "auto|source",
+	  "what adapters' numbers are kept in: int8 where that is exact enough, on the CPU, or as they came", judge_adapter_type,
+	  offsetof(struct options, source_adapters) },
 	{ "config", "FILE", "options as `key = value` lines (default " SYSCONFDIR "/lorad/lorad.conf)", judge_text,
 	  offsetof(struct options, config) },
 	{ "threads", "N", "compute threads (default: all processors)", judge_threads,

@@ -24,6 +24,7 @@ struct options {
 	uint32_t cuda_number;
 	bool cuda_graphs;
 	enum model_precision precision, kv_type;
+	bool source_adapters;     /* adapters are never used packed */
 	enum sched_prefix prefix;
 	struct sched_fairness fairness;
 	int isa;                  /* enum kern_isa or OPTIONS_ISA_AUTO */

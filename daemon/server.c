@@ -145,6 +145,7 @@ static int make_cache(struct server *server)
 		.pool = parts->pool,
 		.device_bytes = server->compute.adapter_bytes,
 		.geometry = model_config(parts->model)->geometry,
+		.packed = server->compute.packed_adapters,
 		.host_pool = server->compute.host_pool,
 		.memory = server->compute.backend->device,
 		.device = server->compute.device,
@@ -190,7 +191,8 @@ static int make_jobs(struct server *server)
 	struct parts *parts = &server->parts;
 	int r;
 
-	r = importer_new(&parts->importer, parts->store, &model_config(parts->model)->geometry);
+	r = importer_new(&parts->importer, parts->store, &model_config(parts->model)->geometry,
+			 server->compute.packed_adapters);
 	if (!r)
 		r = worker_new(&parts->worker, &server->mailbox, WORKER_QUICK);
 	if (!r)

@@ -44,6 +44,7 @@ struct cache_adapter {
 	struct list retired;        /* linked: it is */
 	struct cache *cache;
 	struct store_record record;
+	enum image_encoding encoding; /* which of its images it is used as, for as long as it is known */
 	struct cache_copy copy[_CACHE_TIER_N];
 	unsigned refs, holds;
 	bool pinned, forgotten;     /* forgotten: its name was removed, and nobody asked since */
@@ -93,6 +94,7 @@ bool cache_fits(const struct cache *cache, const struct store_record *record);
 enum cache_state cache_state_of(const struct cache_adapter *adapter);
 
 /* evict.c; all with the lock */
+size_t cache_image_bytes(const struct cache_adapter *adapter); /* what is loaded, whole pages */
 size_t cache_charge(const struct cache_adapter *adapter); /* bytes it takes from a pool */
 void cache_touch(struct cache_adapter *adapter);          /* somebody asks for it */
 int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier, uint64_t since); /* POOL_OK: filling; POOL_E_FULL */

@@ -38,6 +38,7 @@ struct cache_options {
 	size_t device_bytes;                /* most bytes of it that adapters take */
 	size_t lookahead_bytes;             /* cache_want() starts no page-in beyond so many under way; 0: no bound */
 	struct image_geometry geometry;
+	bool packed;                        /* packed images are taken where there are */
 	struct pool *host_pool;             /* host memory adapters are read to; NULL: the ops read it where it is, one tier */
 	const struct kern_device_ops *memory; /* with host_pool: how its contents get to the device */
 	struct kern_device *device;

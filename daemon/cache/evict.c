@@ -23,12 +23,17 @@
 #include "daemon/base/clock.h"
 #include "daemon/cache/cache-internal.h"
 
+size_t cache_image_bytes(const struct cache_adapter *adapter)
+{
+	size_t bytes = store_image_bytes(&adapter->record, adapter->encoding);
+
+	return (bytes + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE; /* as the pager reads */
+}
+
 size_t cache_charge(const struct cache_adapter *adapter)
 {
-	size_t bytes = adapter->record.payload_bytes, table = adapter->cache->table_bytes;
+	size_t bytes = cache_image_bytes(adapter) + adapter->cache->table_bytes;
 
-	if (table)
-		bytes = (bytes + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE + table; /* the pager reads whole pages */
 	return (bytes + POOL_PAGE - 1) / POOL_PAGE * POOL_PAGE;
 }
 

@@ -20,11 +20,6 @@
 
 #define LOOK_NS 1000000 /* between two looks while waiting */
 
-static size_t table_offset(const struct cache_adapter *adapter)
-{
-	return (adapter->record.payload_bytes + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE;
-}
-
 /**
  * cache_make_usable() - read the module table of a payload
  * @host:       the payload in host memory; the matrices are taken to lie in the device copy
@@ -37,7 +32,7 @@ int cache_make_usable(struct cache_adapter *adapter, const void *host, struct di
 	const struct image_module *modules;
 	int r;
 
-	r = image_modules(host, &adapter->work->load.header, &modules, diag);
+	r = image_modules(host, &adapter->work->load.header, adapter->encoding, &modules, diag);
 	if (r)
 		return r < 0 ? error_trace(r) : STORE_E_CORRUPT;
 	return error_trace(step_lora_init(&adapter->lora, &cache->options.geometry, modules,
@@ -67,7 +62,7 @@ int cache_upload(struct cache_adapter *adapter)
 {
 	const struct cache_options *options = &adapter->cache->options;
 	uint8_t *host = cache_address(adapter, CACHE_TIER_HOST), *device = cache_address(adapter, CACHE_TIER_DEVICE);
-	size_t at = table_offset(adapter);
+	size_t at = cache_image_bytes(adapter);
 	int r;
 
 	r = cache_make_usable(adapter, host, NULL);

@@ -3,7 +3,7 @@
  * Adapter images: layout, headers, building and taking apart (image.h has the picture)
  *
  * There is exactly one layout for a list of modules: the table, then A and B of each module in order of its number, rows
- * on 64 bytes, zeroes between, whole pages. lay_out() is the only place that knows it: building uses its offsets, and
+ * on 64 bytes, zeroes between, whole pages; in packed images the scales of a module are in front of its A. lay_out() is the only place that knows it: building uses its offsets, and
  * checking compares a stranger's offsets with them, so that a table that passes cannot point anywhere else.
  *
  * Numbers are copied as bits. What is NaN or infinite is refused on the way in, once, because a step that meets one
@@ -156,14 +156,19 @@ static uint64_t round_up(uint64_t n, uint64_t to)
 	return (n + to - 1) / to * to;
 }
 
+uint64_t image_scales_bytes(const struct image_module *m)
+{
+	return m->dtype == KERN_I8 ? round_up(m->rank * sizeof(float), ROW_ALIGN) : 0;
+}
+
 /*
  * Where the matrices of module @m lie if the one before ended at @at; returns where the next begins. Cannot wrap: at
  * most 2^16 rows of 2^34 bytes each, and a table of 2^13 modules.
  */
 static uint64_t lay_out(struct image_module *m, uint64_t at)
 {
-	m->a_offset = at;
-	m->b_offset = at + a_bytes(m);
+	m->a_offset = at + image_scales_bytes(m);
+	m->b_offset = m->a_offset + a_bytes(m);
 	return m->b_offset + b_bytes(m);
 }
 
@@ -173,8 +178,10 @@ static uint64_t table_bytes(uint32_t n_modules)
 }
 
 /* All that can be said of one entry by itself. */
-static int check_module(const struct image_module *m, const struct image_geometry *geometry, struct diag *diag)
+static int check_module(const struct image_module *m, const struct image_geometry *geometry, enum image_encoding encoding,
+			struct diag *diag)
 {
+	const bool source = m->dtype == KERN_F32 || m->dtype == KERN_F16 || m->dtype == KERN_BF16;
 	uint32_t in, out;
 
 	if (!image_module_shape(geometry, m->module, &in, &out))
@@ -184,7 +191,7 @@ static int check_module(const struct image_module *m, const struct image_geometr
 				m->in, out, in);
 	if (!m->rank)
 		return diag_set(diag, IMAGE_E_INVALID, "module number %u: rank 0", m->module);
-	if (m->dtype != KERN_F32 && m->dtype != KERN_F16 && m->dtype != KERN_BF16)
+	if (encoding == IMAGE_PACKED ? m->dtype != KERN_I8 : !source)
 		return diag_set(diag, IMAGE_E_INVALID, "module number %u: dtype number %u", m->module, m->dtype);
 	if (!isfinite(m->scale))
 		return diag_set(diag, IMAGE_E_INVALID, "module number %u: scale is not finite", m->module);
@@ -197,6 +204,7 @@ static int check_module(const struct image_module *m, const struct image_geometr
  * image_modules() - the module table of a payload
  * @payload:    the whole payload, 8-byte aligned
  * @header:     its header, checked
+ * @encoding:   what it was asked for as
  * @ret:        the table, header->n_modules entries in @payload
  * @diag:       what is wrong
  *
@@ -205,8 +213,8 @@ static int check_module(const struct image_module *m, const struct image_geometr
  *
  * Return: IMAGE_OK or IMAGE_E_INVALID.
  */
-int image_modules(const void *payload, const struct image_header *header, const struct image_module **ret,
-		  struct diag *diag)
+int image_modules(const void *payload, const struct image_header *header, enum image_encoding encoding,
+		  const struct image_module **ret, struct diag *diag)
 {
 	const struct image_module *table = payload;
 	uint64_t at = table_bytes(header->n_modules);
@@ -220,7 +228,7 @@ int image_modules(const void *payload, const struct image_header *header, const 
 	for (i = 0; i < header->n_modules; ++i) {
 		struct image_module expected = table[i];
 
-		r = check_module(&table[i], &header->geometry, diag);
+		r = check_module(&table[i], &header->geometry, encoding, diag);
 		if (r)
 			return r;
 		if (i && table[i].module <= table[i - 1].module)
@@ -236,6 +244,14 @@ int image_modules(const void *payload, const struct image_header *header, const 
 		return diag_set(diag, IMAGE_E_INVALID, "the header's size or rank is not the modules'");
 	*ret = table;
 	return IMAGE_OK;
+}
+
+/** image_scales() - what the numbers of a packed module are multiplied with, one per rank; NULL: nothing */
+const float *image_scales(const void *payload, const struct image_module *m)
+{
+	const uint64_t bytes = image_scales_bytes(m);
+
+	return bytes ? (const void *)((const char *)payload + m->a_offset - bytes) : NULL;
 }
 
 /* ---- building ---- */
@@ -273,7 +289,7 @@ int image_plan(struct image_module *modules, uint32_t n_modules, const struct im
 		m->unused = 0;
 		m->zero = 0;
 		(void)image_module_shape(geometry, m->module, &m->in, &m->out);
-		r = check_module(m, geometry, diag);
+		r = check_module(m, geometry, m->dtype == KERN_I8 ? IMAGE_PACKED : IMAGE_SOURCE, diag);
 		if (r)
 			return r;
 		if (i && m->module == modules[i - 1].module)

@@ -9,6 +9,9 @@
  * Payload: struct image_module [n_modules] (module table, offsets from the payload's start), then the matrices, layer by
  * layer. A of a module is [rank][in], B is stored transposed as [rank][out]: both are `rank` long rows, so that rank is
  * never padded, yet each row starts on 64 bytes (PEFT's [out][rank] rows of a rank-8 bf16 adapter would be 16 bytes).
+ *
+ * A packed image is a second one of the same version, made at import: the same modules, A and B in int8, and in front of each
+ * A one f32 scale per rank. It is what a CPU loads, half the bytes of bf16; exports and f32 use the source's numbers.
  */
 #ifndef LORAD_FORMAT_IMAGE_H
 #define LORAD_FORMAT_IMAGE_H
@@ -47,7 +50,7 @@ struct image_geometry {
 struct image_module {
 	uint32_t module;              /* kern_module(layer, m); n_layers * 7: the output head */
 	uint16_t rank;
-	uint8_t dtype, unused;        /* enum kern_dtype: F32, F16 or BF16 */
+	uint8_t dtype, unused;        /* enum kern_dtype: F32, F16 or BF16; I8 in packed images */
 	uint32_t in, out;
 	float scale;                  /* alpha / rank or alpha / sqrt(rank), never folded into the numbers */
 	uint32_t zero;
@@ -74,8 +77,12 @@ int image_header_check(const void *value, size_t bytes, const struct image_heade
 size_t image_chunk_bytes(const struct image_header *header, uint32_t chunk);
 
 /* Checks the module table of a whole payload against the model's shape; *ret points into the payload. */
-int image_modules(const void *payload, const struct image_header *header, const struct image_module **ret,
-		  struct diag *diag);
+int image_modules(const void *payload, const struct image_header *header, enum image_encoding encoding,
+		  const struct image_module **ret, struct diag *diag);
+
+/* Of a packed module: f32 [rank], right before A; else NULL and 0. */
+const float *image_scales(const void *payload, const struct image_module *m);
+uint64_t image_scales_bytes(const struct image_module *m);
 
 /* Input and output width of a module number; false: the model has no such module. */
 bool image_module_shape(const struct image_geometry *geometry, uint32_t module, uint32_t *ret_in, uint32_t *ret_out);
@@ -90,6 +97,12 @@ int image_plan(struct image_module *modules, uint32_t n_modules, const struct im
 void image_begin(void *payload, uint64_t payload_bytes, const struct image_module *modules, uint32_t n_modules);
 int image_put_a(void *payload, const struct image_module *m, const void *a, const char *name, struct diag *diag);
 int image_put_b(void *payload, const struct image_module *m, const void *b, const char *name, struct diag *diag);
+
+/* A whole source payload -> its packed one, see image-pack.c. */
+enum image_pack_result { IMAGE_PACK_OK, IMAGE_PACK_E_COARSE };
+
+int image_pack(const void *source, const struct image_module *modules, uint32_t n_modules,
+	       const struct image_geometry *geometry, uint8_t **ret, uint64_t *ret_bytes, float *ret_error);
 
 /* The way back, bit for bit. */
 void image_get_a(const void *payload, const struct image_module *m, void *a);

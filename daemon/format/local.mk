@@ -11,6 +11,7 @@ daemon_format_libformat_la_SOURCES = \
 	daemon/format/hf-config.c \
 	daemon/format/hf-vocab.c \
 	daemon/format/image.c daemon/format/image.h \
+	daemon/format/image-pack.c \
 	daemon/format/json.c daemon/format/json.h \
 	daemon/format/peft-target.c daemon/format/peft-target.h \
 	daemon/format/peft.c daemon/format/peft.h \

@@ -295,6 +295,19 @@ static int convert_tensors(struct conversion *c, uint8_t *payload)
 	return error_trace(r);
 }
 
+/* The image in int8 beside it. One that is too coarse is not made: the adapter is served as it came. */
+static int pack(struct conversion *c, struct converted *converted)
+{
+	float error;
+	int r;
+
+	if (!c->source->pack)
+		return 0;
+	r = image_pack(converted->payload, c->modules, c->lora->n_modules, c->geometry, &converted->packed,
+		       &converted->record.packed_bytes, &error);
+	return r == IMAGE_PACK_E_COARSE ? 0 : error_trace(r);
+}
+
 /**
  * convert() - read and check an adapter, make its image
  * @ret:        set on success; converted_deinit() it
@@ -331,6 +344,8 @@ int convert(struct converted *ret, const struct convert_source *source, const st
 		r = convert_tensors(&c, converted.payload);
 	if (!r)
 		r = hash_end(&c, &converted.record.digest);
+	if (!r)
+		r = pack(&c, &converted);
 	if (r)
 		return error_trace(r);
 	*ret = converted;
@@ -342,4 +357,5 @@ void converted_deinit(struct converted *converted)
 {
 	free(converted->config);
 	free(converted->payload);
+	free(converted->packed);
 }

@@ -17,6 +17,7 @@ enum convert_result {
 
 struct convert_source {
 	int config_fd, weights_fd;  /* adapter_config.json, adapter_model.safetensors */
+	bool pack;                  /* make a packed image, too, if int8 is fine enough for it */
 	const atomic_bool *cancelled;
 	void (*progress)(void *userdata, uint64_t bytes, uint64_t total); /* or NULL */
 	void *userdata;
@@ -26,6 +27,7 @@ struct converted {
 	struct store_record record; /* ready for store_put() */
 	char *config;               /* record.config_bytes */
 	uint8_t *payload;           /* record.payload_bytes */
+	uint8_t *packed;            /* record.packed_bytes; NULL: 0 */
 };
 
 int convert(struct converted *ret, const struct convert_source *source, const struct image_geometry *geometry,

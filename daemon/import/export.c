@@ -120,7 +120,7 @@ static int write_weights(int fd, const uint8_t *payload, const struct store_reco
 	size_t n = 2 * (size_t)record->n_modules;
 	int r;
 
-	r = image_modules(payload, &header, &modules, diag);
+	r = image_modules(payload, &header, IMAGE_SOURCE, &modules, diag);
 	if (r)
 		return r > 0 ? STORE_E_CORRUPT : error_trace(r);
 	r = list_items(&items, &record->geometry, modules, record->n_modules);

@@ -48,6 +48,7 @@ struct ready {
 struct importer {
 	struct store *store;
 	struct image_geometry geometry;
+	bool pack;
 	pthread_t thread;
 	bool started;
 	pthread_mutex_t lock; /* the rest */
@@ -87,6 +88,7 @@ static void roll_back(struct importer *importer, const struct import_job *job, c
 	int r;
 
 	record.config_bytes = 0;
+	record.packed_bytes = 0;
 	if (before->there)
 		r = store_put(importer->store, job->name, /* replace= */ true, &record, "", NULL, NULL);
 	else
@@ -150,7 +152,8 @@ static void flush(struct importer *importer)
 
 		items[i] = (struct store_item){ .name = ready->job->name, .replace = ready->job->replace,
 						.record = &ready->job->record, .config = ready->converted.config,
-						.payload = ready->converted.payload, .diag = &ready->job->diag };
+						.payload = ready->converted.payload,
+						.packed = ready->converted.packed, .diag = &ready->job->diag };
 	}
 	r = n ? store_put_many(importer->store, items, n) : 0;
 	for (size_t i = 0; i < n; ++i) {
@@ -166,9 +169,14 @@ static void flush(struct importer *importer)
 	importer->ready_bytes = 0;
 }
 
+static uint64_t bytes_of(const struct import_job *job)
+{
+	return job->record.payload_bytes + job->record.packed_bytes;
+}
+
 static bool fits(const struct importer *importer, const struct import_job *job)
 {
-	if (importer->n_ready == BATCH_MOST || importer->ready_bytes + job->record.payload_bytes > STORE_TOGETHER_BYTES)
+	if (importer->n_ready == BATCH_MOST || importer->ready_bytes + bytes_of(job) > STORE_TOGETHER_BYTES)
 		return false;
 	for (size_t i = 0; i < importer->n_ready; ++i)
 		if (strcmp(importer->ready[i].job->name, job->name) == 0)
@@ -198,7 +206,7 @@ static void make_ready(struct importer *importer, struct import_job *job, struct
 		return;
 	}
 	ready->converted = *converted;
-	importer->ready_bytes += job->record.payload_bytes;
+	importer->ready_bytes += bytes_of(job);
 	++importer->n_ready;
 }
 
@@ -215,6 +223,7 @@ static void run(struct importer *importer, struct import_job *job)
 	const struct convert_source source = {
 		.config_fd = job->config_fd,
 		.weights_fd = job->weights_fd,
+		.pack = importer->pack,
 		.cancelled = &job->cancelled,
 		.progress = report_progress,
 		.userdata = job,
@@ -287,8 +296,9 @@ static void *importer_main(void *userdata)
  * importer_new() - start an importer
  * @store:      outlives it
  * @geometry:   of the running model
+ * @pack:       make packed images, too
  */
-int importer_new(struct importer **ret, struct store *store, const struct image_geometry *geometry)
+int importer_new(struct importer **ret, struct store *store, const struct image_geometry *geometry, bool pack)
 {
 	_cleanup_(importer_freep) struct importer *importer = calloc(1, sizeof(*importer));
 	int r;
@@ -297,6 +307,7 @@ int importer_new(struct importer **ret, struct store *store, const struct image_
 		return error_origin(-ENOMEM);
 	importer->store = store;
 	importer->geometry = *geometry;
+	importer->pack = pack;
 	list_init(&importer->queue);
 	pthread_mutex_init(&importer->lock, NULL);
 	pthread_cond_init(&importer->more, NULL);

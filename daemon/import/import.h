@@ -40,7 +40,7 @@ struct import_job {
 	struct list link;             /* the importer's own */
 };
 
-int importer_new(struct importer **ret, struct store *store, const struct image_geometry *geometry);
+int importer_new(struct importer **ret, struct store *store, const struct image_geometry *geometry, bool pack);
 struct importer *importer_free(struct importer *importer); /* cancels what is queued and what runs */
 DEFINE_CLEANUP(struct importer *, importer_free)
 void importer_submit(struct importer *importer, struct import_job *job); /* any thread */

@@ -51,6 +51,7 @@ int step_lora_init(struct step_lora *lora, const struct image_geometry *geometry
 			.scale = m->scale,
 			.rank = m->rank,
 			.dtype = m->dtype,
+			.scales = image_scales(payload, m),
 		};
 		max_rank = m->rank > max_rank ? m->rank : max_rank;
 	}

@@ -39,6 +39,7 @@ static int add_record(void *userdata, const char *name, const struct store_recor
 		.kind = image_kind_name(record->kind),
 		.state = cache_state_names[cache_state(listing->cache, record)],
 		.bytes = record->payload_bytes,
+		.packed_bytes = record->packed_bytes,
 	};
 	(void)strncpy(entry->name, name, sizeof(entry->name) - 1);
 	return 0;

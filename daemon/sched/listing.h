@@ -12,7 +12,7 @@ struct listing_entry {
 	char name[STORE_NAME_MAX + 1];
 	struct store_digest digest;
 	const char *kind, *state;
-	uint64_t bytes;
+	uint64_t bytes, packed_bytes; /* of its images, packed: 0 if there is none */
 };
 
 struct listing {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * step-profile MODEL [ISA [THREADS [ADAPTER_FOLDER]]]: where the time of a forward step goes, op by op.
+ * step-profile MODEL [ISA [THREADS [ADAPTER_FOLDER [packed]]]]: where the time of a forward step goes, op by op.
  *
  * The backend's ops are wrapped in clocks that run on the calling thread only. What its parts leave of the step's wall
  * time is waiting for the parts of others, the team's barriers, and the description of the step. Steps differ where other
@@ -128,6 +128,7 @@ static struct settings {
 	const char *model, *adapter;
 	enum kern_isa isa;
 	unsigned threads;
+	bool packed;
 } settings;
 
 static void compare_contexts(const struct kern_backend *backend, enum kern_dtype kv_type)
@@ -161,7 +162,7 @@ START_TEST(profile)
 	timed.ops = &timed_ops;
 	rig = rig_new(settings.model, MODEL_AUTO, &timed, settings.threads);
 	if (settings.adapter) {
-		rig_lora_open(&lora, &model_config(rig->model)->geometry, settings.adapter);
+		rig_lora_open(&lora, &model_config(rig->model)->geometry, settings.adapter, settings.packed);
 		adapter.lora = &lora.lora;
 	}
 	printf("%s, %u threads, %.1f MiB of weights\n", timed.name, team_size(rig->team),
@@ -184,7 +185,7 @@ int main(int argc, char **argv)
 	int failed;
 
 	if (argc < 2) {
-		fprintf(stderr, "usage: step-profile MODEL [ISA [THREADS [ADAPTER_FOLDER]]]\n");
+		fprintf(stderr, "usage: step-profile MODEL [ISA [THREADS [ADAPTER_FOLDER [packed]]]]\n");
 		return 2;
 	}
 	settings = (struct settings){ .model = argv[1], .isa = kern_cpu_best(), .threads = 2 };
@@ -195,6 +196,7 @@ int main(int argc, char **argv)
 		settings.threads = (unsigned)strtoul(argv[3], NULL, 10);
 	if (argc > 4)
 		settings.adapter = argv[4];
+	settings.packed = argc > 5 && !strcmp(argv[5], "packed");
 	tcase_add_test(tc, profile);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

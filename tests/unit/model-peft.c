@@ -42,8 +42,23 @@ static void copy_matrix(uint8_t *to, const uint8_t *from, size_t item, uint32_t 
 			       item);
 }
 
+/* The packed form in its place. */
+static void pack(struct rig_lora *lora, const struct image_geometry *g, const struct image_module *modules, uint32_t n)
+{
+	uint8_t *packed = NULL;
+	uint64_t bytes;
+	float error;
+	int r = image_pack(lora->payload, modules, n, g, &packed, &bytes, &error);
+
+	ck_assert_msg(r == IMAGE_PACK_OK, "cannot be packed: %g off", (double)error);
+	printf("packed, a module %.4f off: ", (double)error);
+	free(lora->payload);
+	lora->payload = packed;
+	ck_assert_int_eq(step_lora_init(&lora->lora, g, (const struct image_module *)packed, n, packed), 0);
+}
+
 static void place_modules(struct rig_lora *ret, const struct image_geometry *g, const struct peft_lora *peft,
-			  const uint8_t *file)
+			  const uint8_t *file, bool packed)
 {
 	struct image_module *modules = calloc(peft->n_modules, sizeof(*modules));
 	size_t bytes = 0;
@@ -74,11 +89,14 @@ static void place_modules(struct rig_lora *ret, const struct image_geometry *g, 
 		copy_matrix(payload + m->a_offset, file + peft->modules[i].a->offset, item, m->rank, m->in, false);
 		copy_matrix(payload + m->b_offset, file + peft->modules[i].b->offset, item, m->rank, m->out, true);
 	}
-	ck_assert_int_eq(step_lora_init(&ret->lora, g, modules, peft->n_modules, ret->payload), 0);
+	if (packed)
+		pack(ret, g, modules, peft->n_modules);
+	else
+		ck_assert_int_eq(step_lora_init(&ret->lora, g, modules, peft->n_modules, ret->payload), 0);
 	free(modules);
 }
 
-void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder)
+void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder, bool packed)
 {
 	_cleanup_(safetensors_freep) struct safetensors *st = NULL;
 	_cleanup_(peft_freep) struct peft_lora *peft = NULL;
@@ -92,7 +110,7 @@ void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, 
 	ck_assert_int_eq(safetensors_header_bytes((const uint8_t *)file, file_bytes, &header_bytes, &diag), 0);
 	ck_assert_int_eq(safetensors_parse(&st, file + 8, header_bytes, file_bytes, &diag), 0);
 	ck_assert_msg(peft_parse(&peft, config, config_bytes, st, geometry, &diag) == 0, "%s", diag.text);
-	place_modules(ret, geometry, peft, (const uint8_t *)file);
+	place_modules(ret, geometry, peft, (const uint8_t *)file, packed);
 }
 
 void rig_lora_close(struct rig_lora *lora)

@@ -48,7 +48,7 @@ void rig_greedy(struct rig *rig, const uint32_t *prompt, uint32_t n_prompt, cons
 struct step_seq rig_seq(const uint32_t *tokens, uint32_t n, uint32_t position, struct kv_seq *kv, struct kern_result *result);
 
 /* model-peft.c */
-void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder);
+void rig_lora_open(struct rig_lora *ret, const struct image_geometry *geometry, const char *folder, bool packed);
 void rig_lora_close(struct rig_lora *lora);
 
 #endif

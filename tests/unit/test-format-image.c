@@ -114,7 +114,7 @@ START_TEST(there_and_back)
 	ck_assert_uint_eq(s.modules[0].out, 32);
 	ck_assert_uint_eq(s.modules[1].in, 160);
 	ck_assert_uint_eq(s.modules[2].out, 50);
-	ck_assert_msg(image_modules(s.payload, &s.header, &table, &diag) == 0, "%s", diag.text);
+	ck_assert_msg(image_modules(s.payload, &s.header, IMAGE_SOURCE, &table, &diag) == 0, "%s", diag.text);
 	for (int i = 0; i < 3; ++i) {
 		const struct image_module *m = &table[i];
 		size_t number = kern_dtype_bytes((enum kern_dtype)m->dtype), na = number * m->rank * m->in,
@@ -166,7 +166,7 @@ static bool read_table(const void *bytes, size_t n, void *userdata)
 
 	memcpy(payload, s->payload, s->bytes);
 	memcpy(payload, bytes, n);
-	accepted = image_modules(payload, &s->header, &table, &diag) == 0;
+	accepted = image_modules(payload, &s->header, IMAGE_SOURCE, &table, &diag) == 0;
 	free(payload);
 	return accepted;
 }
@@ -184,13 +184,121 @@ START_TEST(damaged_tables)
 		bool free_field = i % 40 >= 16 && i % 40 < 20; /* scale: any finite number will do */
 
 		s.payload[i] ^= 1;
-		ck_assert_msg(free_field || i % 40 == 6 || image_modules(s.payload, &s.header, &table, &diag) == IMAGE_E_INVALID,
+		ck_assert_msg(free_field || i % 40 == 6 ||
+				      image_modules(s.payload, &s.header, IMAGE_SOURCE, &table, &diag) == IMAGE_E_INVALID,
 			      "byte %zu", i);
 		s.payload[i] ^= 1;
 	}
 	other.hidden = 128;
 	s.header.geometry = other;
-	ck_assert_int_eq(image_modules(s.payload, &s.header, &table, &diag), IMAGE_E_INVALID);
+	ck_assert_int_eq(image_modules(s.payload, &s.header, IMAGE_SOURCE, &table, &diag), IMAGE_E_INVALID);
+	drop(&s);
+}
+END_TEST
+
+/* ---- packed images ---- */
+
+/* A source of one module, layer 1's down in f32, of numbers in [-size, size]; the first of A is `peak`. */
+static void make_one(struct source *s, float size, float peak)
+{
+	struct image_module *m = s->modules;
+	float *a, *b;
+
+	*s = (struct source){ .modules = { { .module = 13, .rank = 5, .dtype = KERN_F32, .scale = 1 } } };
+	ck_assert_int_eq(image_plan(m, 1, &geometry, &s->bytes, &diag), 0);
+	s->payload = aligned_alloc(IMAGE_PAGE, s->bytes);
+	image_begin(s->payload, s->bytes, m, 1);
+	a = s->a[0] = malloc(sizeof(float) * m->rank * m->in);
+	b = s->b[0] = malloc(sizeof(float) * m->rank * m->out);
+	for (uint32_t i = 0; i < m->rank * m->in; ++i)
+		a[i] = size * ((float)(i * 7919u % 2001) - 1000) / 1000;
+	for (uint32_t i = 0; i < m->rank * m->out; ++i)
+		b[i] = size * ((float)(i * 6007u % 2001) - 1000) / 1000;
+	a[0] = peak;
+	ck_assert_int_eq(image_put_a(s->payload, m, a, "A", &diag), 0);
+	ck_assert_int_eq(image_put_b(s->payload, m, b, "B", &diag), 0);
+}
+
+/* Every product of the change is the source's within what half a step of either factor can do. */
+START_TEST(packed_products)
+{
+	const struct image_module *m;
+	uint8_t *packed = NULL;
+	struct source s;
+	uint64_t bytes;
+	float error;
+
+	make_one(&s, 1, 1);
+	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error), IMAGE_PACK_OK);
+	ck_assert(error > 0.001f && error < 0.02f);
+	ck_assert_uint_lt(bytes, s.bytes / 2 + IMAGE_PAGE);
+	s.header = (struct image_header){ .payload_bytes = bytes, .n_modules = 1, .max_rank = 5, .geometry = geometry };
+	ck_assert_int_eq(image_modules(packed, &s.header, IMAGE_SOURCE, &m, &diag), IMAGE_E_INVALID);
+	ck_assert_msg(image_modules(packed, &s.header, IMAGE_PACKED, &m, &diag) == 0, "%s", diag.text);
+	ck_assert_ptr_null(image_scales(s.payload, s.modules));
+	for (uint32_t j = 0; j < 5; ++j) {
+		const int8_t *a = (int8_t *)packed + m->a_offset + j * kern_lora_stride(KERN_I8, m->in);
+		const int8_t *b = (int8_t *)packed + m->b_offset + j * kern_lora_stride(KERN_I8, m->out);
+
+		for (uint32_t i = 0; i < m->in; ++i)
+			for (uint32_t o = 0; o < m->out; ++o) {
+				float is = image_scales(packed, m)[j] * (float)(a[i] * b[o]);
+				float was = ((float *)s.a[0])[j * m->in + i] * ((float *)s.b[0])[o * 5 + j];
+
+				ck_assert_float_le(fabsf(is - was), 2 * 0.004f);
+			}
+	}
+	free(packed);
+	drop(&s);
+}
+END_TEST
+
+/* What int8 cannot hold stays as it is: one number a hundred times the others, numbers too large to be scaled. */
+START_TEST(packed_too_coarse)
+{
+	static const struct {
+		float size, peak;
+		int result;
+	} tries[] = {
+		{ 1, 100, IMAGE_PACK_E_COARSE },
+		{ 1e-33f, 1e-33f, IMAGE_PACK_OK }, /* no change, in f32 as well */
+		{ 1e20f, 1e20f, IMAGE_PACK_E_COARSE },
+		{ 1e-15f, 1e-15f, IMAGE_PACK_OK },
+	};
+	struct source s;
+
+	for (unsigned i = 0; i < sizeof(tries) / sizeof(*tries); ++i) {
+		uint8_t *packed = NULL;
+		uint64_t bytes = 0;
+		float error = 0;
+
+		make_one(&s, tries[i].size, tries[i].peak);
+		ck_assert_msg(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error) == tries[i].result,
+			      "%u: %g off", i, (double)error);
+		ck_assert(tries[i].result == IMAGE_PACK_OK ? error < 0.02f : error > 0.03f && !packed);
+		free(packed);
+		drop(&s);
+	}
+}
+END_TEST
+
+/* An adapter that was not trained: B is all zeros, and so is its packed form. */
+START_TEST(packed_zeros)
+{
+	const struct image_module *m;
+	uint8_t *packed = NULL;
+	struct source s;
+	uint64_t bytes;
+	float error;
+
+	make_one(&s, 1, 1);
+	memset(s.payload + s.modules->b_offset, 0, 5 * kern_lora_stride(KERN_F32, s.modules->out));
+	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error), IMAGE_PACK_OK);
+	ck_assert_float_eq(error, 0);
+	m = (const struct image_module *)packed;
+	for (uint32_t j = 0; j < 5; ++j)
+		ck_assert_float_eq(image_scales(packed, m)[j], 0);
+	free(packed);
 	drop(&s);
 }
 END_TEST
@@ -324,6 +432,9 @@ int main(void)
 	tcase_add_test(tests, there_and_back);
 	tcase_add_test(tests, not_finite);
 	tcase_add_test(tests, damaged_tables);
+	tcase_add_test(tests, packed_products);
+	tcase_add_test(tests, packed_too_coarse);
+	tcase_add_test(tests, packed_zeros);
 	tcase_add_test(tests, plans_refused);
 	tcase_add_test(tests, headers);
 	tcase_add_test(tests, conf_files);

@@ -49,7 +49,7 @@ static void setup(void)
 {
 	folder = test_folder();
 	store = test_open(folder);
-	ck_assert_int_eq(importer_new(&importer, store, test_geometry()), 0);
+	ck_assert_int_eq(importer_new(&importer, store, test_geometry(), /* pack= */ true), 0);
 }
 
 static void teardown(void)
@@ -138,6 +138,38 @@ START_TEST(identity_is_content)
 	a->data[a->data_bytes - 4] ^= 1;
 	assert_outcome(a, "x", false, IMPORT_REFUSED);
 	assert_outcome(a, "x", true, IMPORT_REPLACED);
+	adapter_free(a);
+}
+END_TEST
+
+/* The packed image is of the same modules and can be read; an adapter that int8 is too coarse for has none. */
+START_TEST(packed_beside)
+{
+	_cleanup_(store_snapshot_closep) struct store_snapshot *snapshot = NULL;
+	struct adapter *a = adapter_new(1);
+	const struct store_chunk *chunks;
+	const struct image_module *modules;
+	const struct image_header *header;
+	struct store_record record;
+	struct diag diag;
+	uint8_t *packed;
+	float *number = (float *)(void *)a->data;
+
+	assert_outcome(a, "x", false, IMPORT_IMPORTED);
+	ck_assert_int_eq(store_find(store, "x", NULL, &record), 0);
+	ck_assert_uint_gt(record.packed_bytes, 0);
+	ck_assert_int_eq(store_snapshot_open(store, &record.digest, IMAGE_PACKED, &snapshot), 0);
+	ck_assert_uint_eq(store_snapshot_chunks(snapshot, &chunks), 1);
+	ck_assert_int_eq(image_header_check(chunks->value, IMAGE_HEADER_BYTES, &header, &diag), 0);
+	packed = aligned_alloc(IMAGE_PAGE, chunks->bytes);
+	memcpy(packed, chunks->value + IMAGE_HEADER_BYTES, chunks->bytes);
+	ck_assert_msg(image_modules(packed, header, IMAGE_PACKED, &modules, &diag) == 0, "%s", diag.text);
+	ck_assert_uint_eq(header->n_modules, record.n_modules);
+	free(packed);
+	number[0] = 1e6f;
+	assert_outcome(a, "y", false, IMPORT_IMPORTED);
+	ck_assert_int_eq(store_find(store, "y", NULL, &record), 0);
+	ck_assert_uint_eq(record.packed_bytes, 0);
 	adapter_free(a);
 }
 END_TEST
@@ -498,6 +530,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, outcomes);
 	tcase_add_test(tc, identity_is_content);
+	tcase_add_test(tc, packed_beside);
 	tcase_add_loop_test(tc, exports_are_bit_exact, 0, 3);
 	tcase_add_test(tc, exports_of_damage_are_refused);
 	tcase_add_loop_test(tc, bad_adapters_are_refused_by_name, 0, sizeof(refusals) / sizeof(refusals[0]));

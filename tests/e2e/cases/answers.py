@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import struct
 
 import adapters
 from harness import Skipped, case, check, check_equal, together, until
@@ -100,6 +101,40 @@ def int8_keys_and_values(world, d):
         check_equal(got[-60:], a["logprobs"], f"{p!r} scored after it was generated")
         off = sum(abs(x - y) for x, y in zip(got, wanted)) / len(got)
         check(0 < off <= 0.07, f"{p!r}: {off:.4f} off in the mean")
+
+
+@case(daemon="gguf")
+def packed_adapters(world, d):
+    """An adapter's image in int8 takes half the memory and answers nearly as its source does, in any batch with the same bits;
+    one that int8 is too coarse for is used as it came."""
+    check_equal(d.status()["model"]["adapter_type"], "int8" if world.exact else "source", "adapters' type in status")
+    if not world.exact:
+        raise Skipped("a GPU takes no packed adapters yet")
+    packed, source = world.daemon("--device-memory", "256M"), world.daemon("--device-memory", "256M", "--adapter-type", "source")
+    fine, coarse = adapters.tensors(rank=8, seed=3, layers=range(30)), adapters.tensors(rank=8, seed=4, layers=range(30))
+    for key in coarse:
+        dtype, shape, data = coarse[key]
+        coarse[key] = dtype, shape, struct.pack("<e", 9) + data[2:]
+    for name, items in (("fine", fine), ("coarse", coarse)):
+        folder = adapters.write(f"{world.scratch}/{name}", dict(r=8), items)
+        for to in (packed, source):
+            to.ctl("import", folder).ok()
+    shown = {(to is packed, name): to.ctl("show", "--json", name).json() for to in (packed, source) for name in ("fine", "coarse")}
+    check(0.4 < shown[True, "fine"]["packed_bytes"] / shown[True, "fine"]["bytes"] < 0.6, "bytes of both images:", shown[True, "fine"])
+    for which in ((True, "coarse"), (False, "fine"), (False, "coarse")):
+        check_equal(shown[which]["packed_bytes"], 0, f"{which}: bytes of a packed image")
+    tokens = ",".join(str(100 + i * 37 % 1000) for i in range(80))
+    score = lambda to, name: to.ctl("score", "--json", *of(name), "--tokens", tokens).json()["logprobs"][1:]
+    check_equal(score(packed, "base"), score(source, "base"), "the base's log-probabilities")
+    check_equal(score(packed, "coarse"), score(source, "coarse"), "log-probabilities under the coarse one")
+    off = [abs(x - y) for x, y in zip(score(packed, "fine"), score(source, "fine"))]
+    check(0 < sum(off) / len(off) <= 0.06 and max(off) <= 0.3, f"{sum(off) / len(off):.4f} off in the mean, {max(off):.4f} at most")
+    ask = lambda name: packed.generate("-n", 24, "--ignore-eos", "--logprobs", 1, *of(name), "--prompt", PROMPT)
+    names = ("fine", "base", "coarse", "fine")
+    alone = [ask(name) for name in names]
+    for name, a, b in zip(names, alone, together([lambda n=name: ask(n) for name in names])):
+        check_equal((b["tokens"], b["logprobs"]), (a["tokens"], a["logprobs"]), f"{name} in a batch")
+    check(source.status()["pool"]["adapters"] > packed.status()["pool"]["adapters"], "packed adapters take no less of the pool")
 
 
 @case(daemon="gguf")

@@ -180,7 +180,8 @@ def sums_beside_others(world, d):
 def one_pool_for_both(world):
     """Long prompts, then many adapters, then long prompts in a pool that holds neither twice: each fills it in turn, nobody
     fails, and requests that had to yield answer as in a roomy daemon."""
-    roomy, d = world.daemon("--device-memory", "256M", "--prefix-cache", "off"), world.daemon("--device-memory", "24M")
+    as_it_came = "--adapter-type", "source"
+    roomy, d = world.daemon("--device-memory", "256M", "--prefix-cache", "off", *as_it_came), world.daemon("--device-memory", "24M", *as_it_came)
     names = [f"m{i:02}" for i in range(35)]
     folders = [adapters.write(f"{world.scratch}/{name}", dict(r=8), adapters.quick(8, 50 + i, range(20))) for i, name in enumerate(names)]
     for to in (roomy, d):
@@ -218,7 +219,7 @@ def adapters_are_read_before_their_turn(world):
     """While one request has the memory and the next waits for it, the adapters of those behind are read, the nearest first,
     and none at the expense of a nearer one."""
     names = [f"q{i}" for i in range(6)]
-    d = daemon_with(world, names, "--device-memory", "24M", "--host-cache", "640K")
+    d = daemon_with(world, names, "--device-memory", "24M", "--host-cache", "640K", "--adapter-type", "source")
     room = 640 * 1024 // -(-next(iter(d.names().values()))["bytes"] // 65536 * 65536)
     check(2 <= room <= 4, f"the cache holds {room} adapters")
     waits = lambda n: until(lambda: d.status()["requests"]["waiting"] == n, what=f"{n} waiting requests")

@@ -316,7 +316,7 @@ def kill_9_leaves_a_good_store(world):
 @case
 def many_adapters_through_a_small_cache(world):
     """More adapters than the cache holds: they are evicted and paged in again, and answer as before."""
-    d = world.daemon("--host-cache", "4M")
+    d = world.daemon("--host-cache", "2M" if world.exact else "4M")
     names = [f"c{i}" for i in range(12)]
     for i, name in enumerate(names):
         folder = adapters.write(f"{world.scratch}/{name}", dict(r=16, lora_alpha=16), adapters.tensors(16, seed=60 + i, layers=range(0, 30, 3)))
@@ -340,7 +340,7 @@ def pin_and_prefetch(world, d):
 @case
 def a_damaged_image_fails_only_its_requests(world):
     """Bytes of one adapter flipped in data.mdb: its requests fail and verify names it, the others go on."""
-    d = world.daemon()
+    d = world.daemon("--adapter-type", "source")
     for name in ("json", "pirate"):
         d.ctl("import", "--name", name, world.adapter(name)).ok()
     d.term()
