@@ -43,7 +43,7 @@ enum kern_dtype { /* how the numbers of a stored matrix are encoded; Q*: ggml's 
 	KERN_Q5_K,
 	KERN_Q6_K,
 	_KERN_DTYPE_N,
-	KERN_I8 = 64, /* no stored matrix's: integers whose scales lie elsewhere, see struct kern_kv_layout and kern_lora */
+	KERN_I8 = 64, /* no stored matrix's: integers with scales apart, see struct kern_kv_layout and kern_lora */
 };
 
 /*

@@ -5,8 +5,8 @@
  * What costs is reading A and B, which no two segments share. So shrink walks a few rank rows of A at a time past all
  * rows of the segment, expand a few columns of B past all rows: each is read from memory once per step, and again only
  * from the cache when a segment has many rows. Ranks are not padded. Sums run in one order whatever the tile: shrink
- * over the columns in VL lanes, expand over the rank. I8's integers become floats as they are read; shrink's sums, which
- * they all go through, are multiplied with the scales.
+ * over the columns in VL lanes, expand over the rank. I8's integers become floats as they are read, and shrink's sums
+ * are multiplied with the scales.
  *
  * While a tile's first rows are computed, the numbers of the next tile are asked for, at a segment's end those of the next
  * segment: pieces of a KB or less in many places are what memory is slowest at.

@@ -177,12 +177,14 @@ static void bench_lora(struct bench *b, enum kern_dtype dtype, uint32_t n_segmen
 	struct kern_segment *segment = calloc((size_t)rounds * n_segments, sizeof *segment);
 	float *x = floats(b, (size_t)n_segments * rows * IN), *y = floats(b, (size_t)n_segments * rows * OUT);
 	float *scratch = floats(b, (size_t)n_segments * rows * rank), *scales = floats(b, rank);
+	const char *type = dtype == KERN_I8 ? "int8" : "bf16";
 	double best = 1e9;
 	char what[64];
 
 	for (uint32_t i = 0; lora && segment && i < rounds * n_segments; i++) {
 		uint32_t row = i % n_segments * rows;
-		lora[i] = (struct kern_lora){ allocate(b, a_bytes), allocate(b, b_bytes), 1, rank, (uint8_t)dtype, 0, scales };
+		lora[i] = (struct kern_lora){ allocate(b, a_bytes), allocate(b, b_bytes), 1, rank, (uint8_t)dtype, 0,
+					      scales };
 		memset((void *)(uintptr_t)lora[i].a, 0, a_bytes);
 		memset((void *)(uintptr_t)lora[i].b, 0, b_bytes);
 		segment[i] = (struct kern_segment){ row, rows, &lora[i], 1, row };
@@ -198,7 +200,7 @@ static void bench_lora(struct bench *b, enum kern_dtype dtype, uint32_t n_segmen
 		t = now() - t;
 		best = t < best ? t : best;
 	}
-	snprintf(what, sizeof what, "lora %s, %u x %u rows, rank %u", dtype == KERN_I8 ? "int8" : "bf16", n_segments, rows, rank);
+	snprintf(what, sizeof what, "lora %s, %u x %u rows, rank %u", type, n_segments, rows, rank);
 	print(b, what, best, (double)n_segments * (double)(a_bytes + b_bytes),
 	      2.0 * n_segments * rows * rank * (IN + OUT), b->peak.fma);
 	free(lora);

@@ -57,7 +57,7 @@ static void *adapter_matrix(enum kern_dtype dtype, uint32_t rank, uint32_t width
 	return p;
 }
 
-/* I8: so small that products of integers become as large as those of the other types; of no other type are there any. */
+/* I8's scales are so small that products of integers become as large as those of the other types. */
 static struct kern_lora random_lora(enum kern_dtype dtype, uint16_t rank, float scale, const struct shape *shape)
 {
 	return (struct kern_lora){
