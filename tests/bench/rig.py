@@ -47,7 +47,7 @@ class Store:
         with Daemon(self) as daemon:
             subprocess.run([self.build + "/tools/loractl", "--socket", daemon.socket, "import", *sorted(glob.glob(self.folders + "/*"))],
                            check=True, stdout=subprocess.DEVNULL)
-            sizes = [a["packed_bytes"] or a["bytes"] for a in daemon.adapters()]  # of the image that is used
+            sizes = [a["packed_bytes"] or a["bytes"] for a in daemon.control().call("List")["adapters"]]  # of the image that is used
         if not self.keep:
             shutil.rmtree(self.folders)
         self.bytes = sum(sizes)
