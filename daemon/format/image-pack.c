@@ -26,10 +26,10 @@
 #include "kernels/kernels.h"
 #include "kernels/quant.h"
 
-#define PROBES 16u       /* of rank 1 each gives one number: fewer would call one of many good modules too coarse */
+#define PROBES 16u        /* of rank 1 each gives one number: fewer would call one of many good modules too coarse */
 #define TINY 0x1p-100f    /* rows of smaller numbers than this: 127 divided by them need not be finite */
-#define CREST_MOST 32    /* largest number over mean of those not zero; a rounding error is then 7 % of that mean */
-#define ERROR_MOST 0.03f /* of a module's change, relative: about three times what trained adapters have */
+#define CREST_MOST 32     /* largest number over mean of those not zero; a rounding error is then 7 % of that mean */
+#define ERROR_MOST 0.03f  /* of a module's change, relative: about three times what trained adapters have */
 
 /* One pack. Widths: the widest module's. */
 struct packing {
@@ -164,14 +164,12 @@ static float pack_module(const struct packing *p, const struct image_module *fro
  * @modules:    its table, from image_plan()
  * @n_modules:  how many
  * @geometry:   the model's shape
- * @ret:        the packed payload, free() it; page-aligned
- * @ret_bytes:  of it, whole pages
- * @ret_error:  of the worst module, estimated; set in both cases
+ * @ret:        the packed payload and how far it is off
  *
- * Return: IMAGE_PACK_OK; IMAGE_PACK_E_COARSE: int8 is too coarse for it, nothing is returned; -ENOMEM.
+ * Return: IMAGE_PACK_OK; IMAGE_PACK_E_COARSE: int8 is too coarse for it, only the error is returned; -ENOMEM.
  */
 int image_pack(const void *source, const struct image_module *modules, uint32_t n_modules,
-	       const struct image_geometry *geometry, uint8_t **ret, uint64_t *ret_bytes, float *ret_error)
+	       const struct image_geometry *geometry, struct image_packed *ret)
 {
 	_cleanup_free_ struct image_module *to = malloc(n_modules * sizeof(*to));
 	_cleanup_(packing_deinit) struct packing p = {};
@@ -196,10 +194,10 @@ int image_pack(const void *source, const struct image_module *modules, uint32_t 
 
 		error = of_module > error ? of_module : error;
 	}
-	*ret_error = error;
+	*ret = (struct image_packed){ .error = error };
 	if (error > ERROR_MOST)
 		return IMAGE_PACK_E_COARSE;
-	*ret = TAKE_PTR(p.packed);
-	*ret_bytes = bytes;
+	ret->payload = TAKE_PTR(p.packed);
+	ret->bytes = bytes;
 	return IMAGE_PACK_OK;
 }

@@ -101,8 +101,14 @@ int image_put_b(void *payload, const struct image_module *m, const void *b, cons
 /* A whole source payload -> its packed one, see image-pack.c. */
 enum image_pack_result { IMAGE_PACK_OK, IMAGE_PACK_E_COARSE };
 
+struct image_packed {
+	uint8_t *payload;             /* page-aligned, free() it; NULL: too coarse */
+	uint64_t bytes;               /* of it, whole pages */
+	float error;                  /* of the worst module, relative, estimated */
+};
+
 int image_pack(const void *source, const struct image_module *modules, uint32_t n_modules,
-	       const struct image_geometry *geometry, uint8_t **ret, uint64_t *ret_bytes, float *ret_error);
+	       const struct image_geometry *geometry, struct image_packed *ret);
 
 /* The way back, bit for bit. */
 void image_get_a(const void *payload, const struct image_module *m, void *a);

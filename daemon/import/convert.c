@@ -298,13 +298,14 @@ static int convert_tensors(struct conversion *c, uint8_t *payload)
 /* The image in int8 beside it. One that is too coarse is not made: the adapter is served as it came. */
 static int pack(struct conversion *c, struct converted *converted)
 {
-	float error;
+	struct image_packed packed = {};
 	int r;
 
 	if (!c->source->pack)
 		return 0;
-	r = image_pack(converted->payload, c->modules, c->lora->n_modules, c->geometry, &converted->packed,
-		       &converted->record.packed_bytes, &error);
+	r = image_pack(converted->payload, c->modules, c->lora->n_modules, c->geometry, &packed);
+	converted->packed = packed.payload;
+	converted->record.packed_bytes = packed.bytes;
 	return r == IMAGE_PACK_E_COARSE ? 0 : error_trace(r);
 }
 

@@ -45,16 +45,14 @@ static void copy_matrix(uint8_t *to, const uint8_t *from, size_t item, uint32_t 
 /* The packed form in its place. */
 static void pack(struct rig_lora *lora, const struct image_geometry *g, const struct image_module *modules, uint32_t n)
 {
-	uint8_t *packed = NULL;
-	uint64_t bytes;
-	float error;
-	int r = image_pack(lora->payload, modules, n, g, &packed, &bytes, &error);
+	struct image_packed packed = { 0 };
+	int r = image_pack(lora->payload, modules, n, g, &packed);
 
-	ck_assert_msg(r == IMAGE_PACK_OK, "cannot be packed: %g off", (double)error);
-	printf("packed, a module %.4f off: ", (double)error);
+	ck_assert_msg(r == IMAGE_PACK_OK, "cannot be packed: %g off", (double)packed.error);
+	printf("packed, a module %.4f off: ", (double)packed.error);
 	free(lora->payload);
-	lora->payload = packed;
-	ck_assert_int_eq(step_lora_init(&lora->lora, g, (const struct image_module *)packed, n, packed), 0);
+	lora->payload = packed.payload;
+	ck_assert_int_eq(step_lora_init(&lora->lora, g, lora->payload, n, lora->payload), 0);
 }
 
 static void place_modules(struct rig_lora *ret, const struct image_geometry *g, const struct peft_lora *peft,

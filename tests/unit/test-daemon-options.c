@@ -57,7 +57,8 @@ static void write_file(const char *text)
 START_TEST(all_on_the_command_line)
 {
 	ck_assert_int_eq(read_words("--model m --store=s --socket k --device cpu --precision bf16 --threads 3 --isa avx2 "
-				    "--device-memory 2G --host-cache=64M --context 100 --kv-type int8",
+				    "--device-memory 2G --host-cache=64M --context 100 --kv-type int8 "
+				    "--adapter-type source",
 				    &nowhere),
 			 OPTIONS_OK);
 	ck_assert_str_eq(options.model, "m");
@@ -71,6 +72,7 @@ START_TEST(all_on_the_command_line)
 	ck_assert_uint_eq(options.host_cache, 64 << 20);
 	ck_assert_uint_eq(options.context, 100);
 	ck_assert_int_eq(options.kv_type, MODEL_INT8);
+	ck_assert(options.source_adapters);
 }
 END_TEST
 
@@ -174,7 +176,7 @@ START_TEST(file_has_the_same_options)
 	char words[128];
 
 	write_file("# all of them\nmodel = m\nstore = s\nsocket = k\ndevice = cpu\nprecision = f32\nthreads = 2\n"
-		   "isa = scalar\ndevice_memory = 1M\nhost-cache = 4K\ncontext = 7\nkv_type = bf16\n");
+		   "isa = scalar\ndevice_memory = 1M\nhost-cache = 4K\ncontext = 7\nkv_type = bf16\nadapter_type = auto\n");
 	(void)snprintf(words, sizeof(words), "--config %s --context 9", path);
 	ck_assert_int_eq(read_words(words, &nowhere), OPTIONS_OK);
 	ck_assert_str_eq(options.model, "m");
@@ -184,6 +186,7 @@ START_TEST(file_has_the_same_options)
 	ck_assert_uint_eq(options.host_cache, 4096);
 	ck_assert_uint_eq(options.context, 9);
 	ck_assert_int_eq(options.kv_type, MODEL_BF16);
+	ck_assert(!options.source_adapters);
 }
 END_TEST
 

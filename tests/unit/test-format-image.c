@@ -223,32 +223,30 @@ static void make_one(struct source *s, float size, float peak)
 START_TEST(packed_products)
 {
 	const struct image_module *m;
-	uint8_t *packed = NULL;
+	struct image_packed packed = { 0 };
 	struct source s;
-	uint64_t bytes;
-	float error;
 
 	make_one(&s, 1, 1);
-	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error), IMAGE_PACK_OK);
-	ck_assert(error > 0.001f && error < 0.02f);
-	ck_assert_uint_lt(bytes, s.bytes / 2 + IMAGE_PAGE);
-	s.header = (struct image_header){ .payload_bytes = bytes, .n_modules = 1, .max_rank = 5, .geometry = geometry };
-	ck_assert_int_eq(image_modules(packed, &s.header, IMAGE_SOURCE, &m, &diag), IMAGE_E_INVALID);
-	ck_assert_msg(image_modules(packed, &s.header, IMAGE_PACKED, &m, &diag) == 0, "%s", diag.text);
+	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed), IMAGE_PACK_OK);
+	ck_assert(packed.error > 0.001f && packed.error < 0.02f);
+	ck_assert_uint_lt(packed.bytes, s.bytes / 2 + IMAGE_PAGE);
+	s.header = (struct image_header){ .payload_bytes = packed.bytes, .n_modules = 1, .max_rank = 5, .geometry = geometry };
+	ck_assert_int_eq(image_modules(packed.payload, &s.header, IMAGE_SOURCE, &m, &diag), IMAGE_E_INVALID);
+	ck_assert_msg(image_modules(packed.payload, &s.header, IMAGE_PACKED, &m, &diag) == 0, "%s", diag.text);
 	ck_assert_ptr_null(image_scales(s.payload, s.modules));
 	for (uint32_t j = 0; j < 5; ++j) {
-		const int8_t *a = (int8_t *)packed + m->a_offset + j * kern_lora_stride(KERN_I8, m->in);
-		const int8_t *b = (int8_t *)packed + m->b_offset + j * kern_lora_stride(KERN_I8, m->out);
+		const int8_t *a = (int8_t *)packed.payload + m->a_offset + j * kern_lora_stride(KERN_I8, m->in);
+		const int8_t *b = (int8_t *)packed.payload + m->b_offset + j * kern_lora_stride(KERN_I8, m->out);
 
 		for (uint32_t i = 0; i < m->in; ++i)
 			for (uint32_t o = 0; o < m->out; ++o) {
-				float is = image_scales(packed, m)[j] * (float)(a[i] * b[o]);
+				float is = image_scales(packed.payload, m)[j] * (float)(a[i] * b[o]);
 				float was = ((float *)s.a[0])[j * m->in + i] * ((float *)s.b[0])[o * 5 + j];
 
 				ck_assert_float_le(fabsf(is - was), 2 * 0.004f);
 			}
 	}
-	free(packed);
+	free(packed.payload);
 	drop(&s);
 }
 END_TEST
@@ -268,15 +266,13 @@ START_TEST(packed_too_coarse)
 	struct source s;
 
 	for (unsigned i = 0; i < sizeof(tries) / sizeof(*tries); ++i) {
-		uint8_t *packed = NULL;
-		uint64_t bytes = 0;
-		float error = 0;
+		struct image_packed packed = { 0 };
 
 		make_one(&s, tries[i].size, tries[i].peak);
-		ck_assert_msg(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error) == tries[i].result,
-			      "%u: %g off", i, (double)error);
-		ck_assert(tries[i].result == IMAGE_PACK_OK ? error < 0.02f : error > 0.03f && !packed);
-		free(packed);
+		ck_assert_msg(image_pack(s.payload, s.modules, 1, &geometry, &packed) == tries[i].result,
+			      "%u: %g off", i, (double)packed.error);
+		ck_assert(tries[i].result == IMAGE_PACK_OK ? packed.error < 0.02f : packed.error > 0.03f && !packed.payload);
+		free(packed.payload);
 		drop(&s);
 	}
 }
@@ -286,19 +282,17 @@ END_TEST
 START_TEST(packed_zeros)
 {
 	const struct image_module *m;
-	uint8_t *packed = NULL;
+	struct image_packed packed = { 0 };
 	struct source s;
-	uint64_t bytes;
-	float error;
 
 	make_one(&s, 1, 1);
 	memset(s.payload + s.modules->b_offset, 0, 5 * kern_lora_stride(KERN_F32, s.modules->out));
-	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed, &bytes, &error), IMAGE_PACK_OK);
-	ck_assert_float_eq(error, 0);
-	m = (const struct image_module *)packed;
+	ck_assert_int_eq(image_pack(s.payload, s.modules, 1, &geometry, &packed), IMAGE_PACK_OK);
+	ck_assert_float_eq(packed.error, 0);
+	m = (const struct image_module *)(void *)packed.payload;
 	for (uint32_t j = 0; j < 5; ++j)
-		ck_assert_float_eq(image_scales(packed, m)[j], 0);
-	free(packed);
+		ck_assert_float_eq(image_scales(packed.payload, m)[j], 0);
+	free(packed.payload);
 	drop(&s);
 }
 END_TEST

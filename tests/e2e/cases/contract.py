@@ -155,6 +155,7 @@ LORAD = [
     (["--device", "cuda:1000"], 1, r"cuda"),
     (["--precision", "f64"], 1, r"f64"),
     (["--kv-type", "int4"], 1, r"int4"),
+    (["--adapter-type", "int8"], 1, r"auto or source"),
     (["--isa", "mmx"], 1, r"mmx"),
     (["--threads", "0"], 1, r"threads"),
     (["--threads", "many"], 1, r"many"),
