@@ -316,7 +316,7 @@ static struct kern_lora *make_adapters(unsigned kind, uint32_t in, uint32_t out)
 
 	for (unsigned i = 0; i < 5; i++) {
 		const enum kern_dtype dtype = (enum kern_dtype)(kind == MIXED ? i % 3 : kind);
-		struct kern_lora lora = { NULL, NULL, 0.25f * (float)(i + 1), rank[i], (uint8_t)dtype, 0 };
+		struct kern_lora lora = { NULL, NULL, 0.25f * (float)(i + 1), rank[i], (uint8_t)dtype, 0, NULL };
 
 		if (i != 1) { /* this one is not adapted */
 			lora.a = make_low_rank(dtype, rank[i], in);

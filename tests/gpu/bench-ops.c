@@ -421,7 +421,7 @@ static void take_segments(struct bench *b, struct lora *l, const struct sequence
 	uint8_t *data = take_numbers(b, n * (a_bytes + b_bytes) / 2, true);
 
 	for (uint32_t i = 0; i < n; i++, data += a_bytes + b_bytes)
-		module[i] = (struct kern_lora){ data, data + a_bytes, 1, rank, KERN_BF16, 0 };
+		module[i] = (struct kern_lora){ data, data + a_bytes, 1, rank, KERN_BF16, 0, NULL };
 	const struct kern_lora *modules = take_copy(b, module, n * sizeof *module);
 	for (uint32_t i = 0; i < n; i++)
 		segment[i] = (struct kern_segment){ i % s->n * s->rows, s->rows, modules + i, 1, i % s->n * s->rows };
