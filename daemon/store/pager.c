@@ -35,7 +35,7 @@
 
 #define DEPTH_DEFAULT 8u
 #define DEPTH_MOST 64u
-#define ACTIVE_MOST 64u /* snapshots the pager holds at once, for the length of a load: an old one keeps deleted pages from reuse */
+#define ACTIVE_MOST 64u /* snapshots the pager holds at once: an old one keeps deleted pages from reuse */
 
 const char *const pager_method_names[_PAGER_METHOD_N] = {
 	[PAGER_URING_FIXED] = "io_uring, registered buffers",
