@@ -54,6 +54,7 @@ static const uint8_t *chunk_payload(const struct put_image *image, uint32_t chun
 
 static void make_header(const struct store_record *record, struct put_image *image)
 {
+	assert(image->payload || !image->n_chunks); /* only a version that is there needs none: it gets a name */
 	image->header = (struct image_header){
 		.layout_version = IMAGE_LAYOUT_VERSION,
 		.kind = record->kind,
@@ -311,7 +312,7 @@ static void add_image(struct put *put, enum image_encoding encoding, const void 
 	image->payload = payload;
 	image->bytes = store_image_bytes(&put->record, encoding);
 	image->n_chunks = store_chunks(image->bytes);
-	assert(!payload == !image->bytes && image->n_chunks <= IMAGE_CHUNKS_MAX);
+	assert(image->n_chunks <= IMAGE_CHUNKS_MAX);
 	put->bytes += image->bytes;
 	put->n_chunks += image->n_chunks;
 }
@@ -325,6 +326,7 @@ static struct put make_put(struct store *store, const struct store_item *item)
 	assert(store_name_valid(item->name));
 	add_image(&put, IMAGE_SOURCE, item->payload);
 	add_image(&put, IMAGE_PACKED, item->packed);
+	assert(!item->packed == !record->packed_bytes);
 	assert(record->n_chunks > 0 && record->n_chunks == put.image[IMAGE_SOURCE].n_chunks);
 	put.record.version = STORE_FORMAT;
 	put.record.config_crc = crc32c(0, item->config, record->config_bytes);

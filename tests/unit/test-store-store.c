@@ -835,6 +835,24 @@ START_TEST(a_version_may_have_no_packed_image)
 }
 END_TEST
 
+/* As an importer gives a name back to what it had: the bytes of a version that is there are not needed. */
+START_TEST(a_name_for_what_is_there)
+{
+	struct store_record record;
+
+	ck_assert_int_eq(test_put_packed(store, "a", 1, SMALL, IMAGE_PAGE, NULL), 0);
+	ck_assert_int_eq(test_put(store, "b", 2, SMALL, false, NULL), 0);
+	ck_assert_int_eq(store_find(store, "a", NULL, &record), 0);
+	record.packed_bytes = record.config_bytes = 0;
+	ck_assert_int_eq(store_put(store, "b", true, &record, "", NULL, NULL), 0);
+	ck_assert_int_eq(store_find(store, "b", NULL, &record), 0);
+	ck_assert_uint_eq(record.packed_bytes, IMAGE_PAGE);
+	assert_content(1, SMALL);
+	assert_packed(1, IMAGE_PAGE);
+	ck_assert_uint_eq(chunk_entries(), 2);
+}
+END_TEST
+
 /* Two of two images each: what one transaction takes is all of their bytes. _i: they are too many for one. */
 START_TEST(packed_images_count_for_what_fits_together)
 {
@@ -1159,6 +1177,7 @@ static Suite *suite(void)
 	tcase_add_test(tc, compaction_waits_for_snapshots);
 	tcase_add_test(tc, packed_images_stand_beside);
 	tcase_add_test(tc, a_version_may_have_no_packed_image);
+	tcase_add_test(tc, a_name_for_what_is_there);
 	tcase_add_loop_test(tc, packed_images_count_for_what_fits_together, 0, 2);
 	tcase_add_test(tc, both_images_go_together);
 	tcase_add_test(tc, a_killed_import_leaves_no_packed_chunk);
