@@ -44,7 +44,6 @@ struct cache_adapter {
 	struct list retired;        /* linked: it is */
 	struct cache *cache;
 	struct store_record record;
-	enum image_encoding encoding; /* which of its images it is used as, for as long as it is known */
 	struct cache_copy copy[_CACHE_TIER_N];
 	unsigned refs, holds;
 	bool pinned, forgotten;     /* forgotten: its name was removed, and nobody asked since */
@@ -88,13 +87,24 @@ static inline bool cache_is_uploading(const struct cache_adapter *adapter)
 	return adapter->cache->lowest != CACHE_TIER_DEVICE && adapter->copy[CACHE_TIER_DEVICE].state == COPY_FILLING;
 }
 
+/* Which of its images a version is used as. */
+static inline enum image_encoding cache_encoding(const struct cache_adapter *adapter)
+{
+	return adapter->cache->options.packed && adapter->record.packed_bytes ? IMAGE_PACKED : IMAGE_SOURCE;
+}
+
+/* Bytes of that one: whole pages, as all records' (store.c). */
+static inline size_t cache_image_bytes(const struct cache_adapter *adapter)
+{
+	return store_image_bytes(&adapter->record, cache_encoding(adapter));
+}
+
 /* cache.c; with the lock */
 struct cache_adapter *cache_find(struct cache *cache, const struct store_digest *digest);
 bool cache_fits(const struct cache *cache, const struct store_record *record);
 enum cache_state cache_state_of(const struct cache_adapter *adapter);
 
 /* evict.c; all with the lock */
-size_t cache_image_bytes(const struct cache_adapter *adapter); /* what is loaded, whole pages */
 size_t cache_charge(const struct cache_adapter *adapter); /* bytes it takes from a pool */
 void cache_touch(struct cache_adapter *adapter);          /* somebody asks for it */
 int cache_alloc(struct cache_adapter *adapter, enum cache_tier tier, uint64_t since); /* POOL_OK: filling; POOL_E_FULL */

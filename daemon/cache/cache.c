@@ -72,7 +72,6 @@ static struct cache_adapter *add(struct cache *cache, const struct store_record 
 		return NULL;
 	adapter->cache = cache;
 	adapter->record = *record;
-	adapter->encoding = cache->options.packed && record->packed_bytes ? IMAGE_PACKED : IMAGE_SOURCE;
 	for (unsigned tier = 0; tier < _CACHE_TIER_N; ++tier)
 		policy_item_init(&adapter->copy[tier].item, cache_charge(adapter));
 	list_append(bucket_of(cache, &record->digest), &adapter->bucket);
@@ -128,7 +127,7 @@ static int judge(struct cache_adapter *adapter)
 
 	if (adapter->cache->lowest == CACHE_TIER_DEVICE)
 		return cache_make_usable(adapter, load->to, &load->diag);
-	r = image_modules(load->to, &load->header, adapter->encoding, &modules, &load->diag);
+	r = image_modules(load->to, &load->header, cache_encoding(adapter), &modules, &load->diag);
 	return r > 0 ? STORE_E_CORRUPT : error_trace(r);
 }
 
@@ -222,7 +221,7 @@ static void start_load(struct cache_adapter *adapter)
 	adapter->work->adapter = adapter;
 	*load = (struct pager_load){
 		.digest = adapter->record.digest,
-		.encoding = adapter->encoding,
+		.encoding = cache_encoding(adapter),
 		.to = cache_address(adapter, cache->lowest),
 		.room = cache_charge(adapter),
 		.done = load_done,

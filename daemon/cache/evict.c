@@ -23,13 +23,6 @@
 #include "daemon/base/clock.h"
 #include "daemon/cache/cache-internal.h"
 
-size_t cache_image_bytes(const struct cache_adapter *adapter)
-{
-	size_t bytes = store_image_bytes(&adapter->record, adapter->encoding);
-
-	return (bytes + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE; /* as the pager reads */
-}
-
 size_t cache_charge(const struct cache_adapter *adapter)
 {
 	size_t bytes = cache_image_bytes(adapter) + adapter->cache->table_bytes;

@@ -32,7 +32,7 @@ int cache_make_usable(struct cache_adapter *adapter, const void *host, struct di
 	const struct image_module *modules;
 	int r;
 
-	r = image_modules(host, &adapter->work->load.header, adapter->encoding, &modules, diag);
+	r = image_modules(host, &adapter->work->load.header, cache_encoding(adapter), &modules, diag);
 	if (r)
 		return r < 0 ? error_trace(r) : STORE_E_CORRUPT;
 	return error_trace(step_lora_init(&adapter->lora, &cache->options.geometry, modules,

@@ -29,7 +29,7 @@
 #define PROBES 16u        /* of rank 1 each gives one number: fewer would call one of many good modules too coarse */
 #define TINY 0x1p-100f    /* rows of smaller numbers than this: 127 divided by them need not be finite */
 #define CREST_MOST 32     /* largest number over mean of those not zero; a rounding error is then 7 % of that mean */
-#define ERROR_MOST 0.03f  /* of a module's change, relative: about three times what trained adapters have */
+#define ERROR_MOST 0.03f  /* of a module's change, relative: nearly three times what adapters of rank 3 and more have */
 
 /* One pack. Widths: the widest module's. */
 struct packing {
